@@ -1,0 +1,1 @@
+"""cmpolicy: consistency policies for reinforcement learning."""
