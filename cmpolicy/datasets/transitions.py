@@ -1,0 +1,251 @@
+"""Offline transitions on one device: what every agent trains on, whatever file it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cmpolicy.datasets.alignment import Episode, Steps, align_arrays, align_episodes, returns_of
+from cmpolicy.errors import InputError
+
+if TYPE_CHECKING:
+    from gymnasium import Space
+
+STD_FLOOR = 1e-3  # TD3+BC's epsilon: an observation that never moves must not be blown up
+BOUND_TOLERANCE = 1e-4  # float32 rounding of an action recorded at its bound
+
+
+class Batch(NamedTuple):
+    """`B` transitions, all float32 on one device."""
+
+    observations: Tensor  # (B, obs_dim)
+    actions: Tensor  # (B, action_dim)
+    rewards: Tensor  # (B,)
+    next_observations: Tensor  # (B, obs_dim)
+    terminals: Tensor  # (B,), 0 or 1: 1 masks the bootstrap
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Where a dataset came from and what its episodes returned; goes into every result.
+
+    `transitions` counts what can be trained on; `episodes`, `mean_return` and `std_return` are
+    those of the data as recorded, before a step was dropped or a reward transformed.
+    """
+
+    dataset_id: str = "custom"
+    source: str = "numpy"  # d4rl, minari, d4rl_package, sample, file, numpy
+    path: str | None = None
+    env_id: str | None = None  # the environment recorded with the data
+    comparable: bool = False  # with published scores on `dataset_id`
+    transitions: int = 0
+    episodes: int = 0
+    mean_return: float = float("nan")
+    std_return: float = float("nan")
+    ref_min_score: float | None = None
+    ref_max_score: float | None = None
+
+
+class TransitionDataset:
+    """Transitions as float32 tensors on one device, sampled there.
+
+    Attributes:
+        observations: (N, obs_dim).
+        actions: (N, action_dim).
+        rewards: (N,).
+        next_observations: (N, obs_dim).
+        terminals: (N,), 1 only where the environment ended the episode. A timeout or truncation
+            ends a trajectory without masking the bootstrap.
+        episode_ends: (N,) bool, True at the last transition of each episode.
+        info: where the data came from.
+    """
+
+    def __init__(self, transitions: Batch, episode_ends: Tensor, info: DatasetInfo) -> None:
+        self.observations = transitions.observations
+        self.actions = transitions.actions
+        self.rewards = transitions.rewards
+        self.next_observations = transitions.next_observations
+        self.terminals = transitions.terminals
+        self.episode_ends = episode_ends
+        self.info = info
+
+    @classmethod
+    def from_arrays(
+        cls,
+        observations: Any,
+        actions: Any,
+        rewards: Any,
+        terminals: Any,
+        timeouts: Any = None,
+        next_observations: Any = None,
+        *,
+        max_episode_steps: int | None = None,
+        info: DatasetInfo | None = None,
+    ) -> TransitionDataset:
+        """Consecutive steps as flat arrays, read as `d4rl.qlearning_dataset` reads them.
+
+        A step whose next observation is unknown is dropped: the last one, and each that ended by
+        timeout (where `next_observations` is given too: `terminate_on_end=False`). A terminal
+        step stays; without `next_observations` the following row, another episode's first,
+        stands in for what `terminals` masks. (Later copies of D4RL's loop drop it there, so that
+        an agent never sees an episode fail.)
+
+        Args:
+            observations: (N, obs_dim).
+            actions: (N, action_dim).
+            rewards: (N,) or (N, 1).
+            terminals: (N,) or (N, 1), bool or 0/1.
+            timeouts: likewise, optional.
+            next_observations: (N, obs_dim), optional.
+            max_episode_steps: where there are no `timeouts`, the length at which episodes were
+                cut, counted from each first step (D4RL's loop counts from 1 after a terminal).
+            info: what is known of the origin; counts and returns are filled in.
+
+        Raises:
+            InputError: wrong shapes, dtypes or lengths, NaN or inf, or no transition left.
+        """
+        steps = align_arrays(
+            observations,
+            actions,
+            rewards,
+            terminals,
+            timeouts,
+            next_observations,
+            max_episode_steps,
+        )
+        return cls.from_steps(steps, info or DatasetInfo())
+
+    @classmethod
+    def from_episodes(
+        cls, episodes: Iterable[Episode], *, info: DatasetInfo | None = None
+    ) -> TransitionDataset:
+        """Episodes of `T+1` observations and `T` actions: a transition for every step.
+
+        `terminals` are the `terminations`; a truncated episode keeps its last step, unmasked,
+        because its next observation is known.
+
+        Raises:
+            InputError: no step at all, lengths or shapes that do not fit, NaN or inf.
+        """
+        return cls.from_steps(align_episodes(episodes), info or DatasetInfo())
+
+    @classmethod
+    def from_steps(cls, steps: Steps, info: DatasetInfo) -> TransitionDataset:
+        """The steps that are transitions; counts and returns of all steps go into `info`."""
+        known = steps.known
+        if not known.any():
+            raise InputError("no step has a known next observation, expected at least one")
+        returns = returns_of(steps.rewards, steps.ends)
+        info = dataclasses.replace(
+            info,
+            transitions=int(known.sum()),
+            episodes=len(returns),
+            mean_return=float(returns.mean()),
+            std_return=float(returns.std()),
+        )
+        episode = np.cumsum(np.append(False, steps.ends[:-1]))[known]
+        ends = np.append(np.diff(episode) > 0, True)
+        columns = (torch.from_numpy(column[known].astype(np.float32)) for column in steps[:5])
+        return cls(Batch(*columns), torch.from_numpy(ends), info)
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def obs_dim(self) -> int:
+        """Size of an observation."""
+        return self.observations.shape[1]
+
+    @property
+    def action_dim(self) -> int:
+        """Size of an action."""
+        return self.actions.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.rewards.device
+
+    @property
+    def transitions(self) -> Batch:
+        """All transitions, as one batch."""
+        return Batch(
+            self.observations, self.actions, self.rewards, self.next_observations, self.terminals
+        )
+
+    @cached_property
+    def observation_mean(self) -> Tensor:
+        """Mean of the observations, (obs_dim,)."""
+        return self.observations.mean(0)
+
+    @cached_property
+    def observation_std(self) -> Tensor:
+        """Standard deviation of the observations, at least `STD_FLOOR`, (obs_dim,)."""
+        return self.observations.std(0, correction=0).clamp(min=STD_FLOOR)
+
+    def episode_returns(self) -> Tensor:
+        """Undiscounted sum of each episode's rewards over its transitions, (episodes,) float64."""
+        rewards, ends = self.rewards.cpu().numpy(), self.episode_ends.cpu().numpy()
+        return torch.from_numpy(returns_of(rewards, ends))
+
+    def sample(self, batch_size: int, generator: torch.Generator | None = None) -> Batch:
+        """`batch_size` transitions drawn with replacement, on the dataset's device.
+
+        `generator` must live on that device. Nothing here waits for the device.
+        """
+        index = torch.randint(len(self), (batch_size,), generator=generator, device=self.device)
+        return Batch(*(column[index] for column in self.transitions))
+
+    def to(self, device: torch.device | str) -> TransitionDataset:
+        """The same dataset on `device`."""
+        moved = Batch(*(column.to(device) for column in self.transitions))
+        return TransitionDataset(moved, self.episode_ends.to(device), self.info)
+
+    def replace(self, *, rewards: Tensor) -> TransitionDataset:
+        """The same transitions with other rewards, (N,); `info` keeps the recorded returns.
+
+        Raises:
+            InputError: `rewards` has another shape.
+        """
+        if rewards.shape != self.rewards.shape:
+            raise InputError(
+                f"rewards has shape {tuple(rewards.shape)}, expected {tuple(self.rewards.shape)}"
+            )
+        replaced = self.transitions._replace(rewards=rewards.to(self.rewards))
+        return TransitionDataset(replaced, self.episode_ends, self.info)
+
+
+def check_fits(
+    dataset: TransitionDataset, observation_space: Space[Any], action_space: Space[Any]
+) -> None:
+    """Refuse a dataset that was not recorded in an environment with these spaces.
+
+    Raises:
+        InputError: a space that is not a vector, another size, or an action further outside its
+            bounds than `BOUND_TOLERANCE` (the first one named).
+    """
+    for name, space, size in (
+        ("observations", observation_space, dataset.obs_dim),
+        ("actions", action_space, dataset.action_dim),
+    ):
+        if space.shape != (size,):
+            raise InputError(
+                f"the dataset's {name} have {size} entries, expected {space.shape} as in the "
+                f"environment's {space}; choose the environment that the data was recorded in"
+            )
+    low, high = (torch.as_tensor(getattr(action_space, end)) for end in ("low", "high"))
+    actions = dataset.actions.cpu()
+    outside = ((actions < low - BOUND_TOLERANCE) | (actions > high + BOUND_TOLERANCE)).any(1)
+    if outside.any():
+        row = int(outside.int().argmax())
+        raise InputError(
+            f"action {row} of the dataset is {actions[row].tolist()}, expected between "
+            f"{low.tolist()} and {high.tolist()}; rescale or clip the recorded actions"
+        )
