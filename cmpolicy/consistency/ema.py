@@ -1,0 +1,25 @@
+"""Exponential moving averages of weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def ema_update(average: nn.Module, model: nn.Module, decay: float | Tensor) -> None:
+    """average ← decay · average + (1 − decay) · model, over parameters; buffers are copied.
+
+    Args:
+        average, model: two modules of the same structure.
+        decay: in [0, 1]; a number, or a tensor on the device of the weights.
+    """
+    old, new = list(average.parameters()), list(model.parameters())
+    weight = 1 - decay
+    if isinstance(weight, Tensor):
+        for a, b in zip(old, new, strict=True):
+            a.lerp_(b, weight.to(a.dtype))
+    else:
+        torch._foreach_lerp_(old, new, weight)
+    for a, b in zip(average.buffers(), model.buffers(), strict=True):
+        a.copy_(b)

@@ -1,0 +1,150 @@
+"""From a raw network F to a consistency function f with f(x, ε) = x.
+
+Levels are given as σ and samples as x_σ = x₀ + σ z everywhere in this package; TrigFlow converts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Network(Protocol):
+    """F(x, c_noise, condition): (B, …), (B,), anything → (B, …)."""
+
+    def __call__(self, x: Tensor, c_noise: Tensor, condition: Tensor | None, /) -> Tensor: ...
+
+
+def expand_as(level: Tensor, x: Tensor) -> Tensor:
+    """Reshape per-sample levels () or (B,) to broadcast over the trailing axes of x (B, …).
+
+    Raises:
+        ValueError: for any other shape: (B, 1) times (B,) would silently become (B, B).
+    """
+    if level.ndim == 0:
+        return level
+    if level.ndim != 1 or level.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"levels must have shape () or ({x.shape[0]},) for samples of shape "
+            f"{tuple(x.shape)}, got {tuple(level.shape)}"
+        )
+    return level.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+@dataclass(frozen=True)
+class KarrasParameterization:
+    """f = c_skip x + c_out F(c_in x, c_noise): Song et al. 2023, eq. 5 and App. C.
+
+    Attributes:
+        sigma_data: σ_d, standard deviation of the data, in its units.
+        sigma_min: ε, the level at which f is the identity.
+        sigma_max: the level at which sampling begins.
+    """
+
+    sigma_data: float = 0.5
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.sigma_min < self.sigma_max and self.sigma_data > 0):
+            raise ValueError(f"need 0 < sigma_min < sigma_max and sigma_data > 0, got {self}")
+
+    @property
+    def boundary(self) -> float:
+        """The level σ at which f(x, σ) = x."""
+        return self.sigma_min
+
+    def c_skip(self, sigma: Tensor) -> Tensor:
+        """σ_d² / ((σ−ε)² + σ_d²)"""
+        return self.sigma_data**2 / ((sigma - self.sigma_min) ** 2 + self.sigma_data**2)
+
+    def c_out(self, sigma: Tensor) -> Tensor:
+        """σ_d (σ−ε) / √(σ² + σ_d²)"""
+        return (
+            self.sigma_data * (sigma - self.sigma_min) / (sigma**2 + self.sigma_data**2).sqrt()
+        )
+
+    def c_in(self, sigma: Tensor) -> Tensor:
+        """1 / √(σ² + σ_d²)"""
+        return (sigma**2 + self.sigma_data**2).rsqrt()
+
+    def c_noise(self, sigma: Tensor) -> Tensor:
+        """¼ ln σ"""
+        return sigma.log() / 4
+
+    def __call__(
+        self, network: Network, x: Tensor, sigma: Tensor, condition: Tensor | None = None
+    ) -> Tensor:
+        """f(x_σ, σ): (B, …), () or (B,) → (B, …), in the dtype of x."""
+        s = expand_as(sigma, x)
+        c_noise = self.c_noise(sigma).expand(x.shape[0])
+        return self.c_skip(s) * x + self.c_out(s) * network(self.c_in(s) * x, c_noise, condition)
+
+
+@dataclass(frozen=True)
+class DingJinParameterization(KarrasParameterization):
+    """The form of Ding & Jin's published code: no input scaling, raw σ into the network.
+
+    Kept to reproduce the paper; time enters unscaled here, up to σ_max = 80.
+    """
+
+    def c_in(self, sigma: Tensor) -> Tensor:
+        """1"""
+        return torch.ones_like(sigma)
+
+    def c_noise(self, sigma: Tensor) -> Tensor:
+        """σ"""
+        return sigma
+
+
+@dataclass(frozen=True)
+class TrigFlowParameterization:
+    """f = cos t x_t − sin t σ_d F(x_t/σ_d, t): Lu & Song 2024, eq. 7–8.
+
+    x_t = cos t x₀ + sin t z with z ~ N(0, σ_d²) is x_σ scaled by cos t, with t = arctan(σ/σ_d).
+    Its boundary is t = 0, so ε is 0 here; `sigma_min` is only the first level of a discrete grid.
+    """
+
+    sigma_data: float = 0.5
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.sigma_min < self.sigma_max and self.sigma_data > 0):
+            raise ValueError(f"need 0 < sigma_min < sigma_max and sigma_data > 0, got {self}")
+
+    @property
+    def boundary(self) -> float:
+        """The level σ at which f(x, σ) = x."""
+        return 0.0
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """t = arctan(σ/σ_d) ∈ [0, π/2)"""
+        return torch.atan(sigma / self.sigma_data)
+
+    def at_time(
+        self, network: Network, x_t: Tensor, t: Tensor, condition: Tensor | None = None
+    ) -> Tensor:
+        """f(x_t, t) in TrigFlow's own coordinates: (B, …), () or (B,) → (B, …)."""
+        s = expand_as(t, x_t)
+        raw = network(x_t / self.sigma_data, t.expand(x_t.shape[0]), condition)
+        return torch.cos(s) * x_t - torch.sin(s) * self.sigma_data * raw
+
+    def __call__(
+        self, network: Network, x: Tensor, sigma: Tensor, condition: Tensor | None = None
+    ) -> Tensor:
+        """f(x_σ, σ): (B, …), () or (B,) → (B, …), in the dtype of x."""
+        t = self.time(sigma)
+        return self.at_time(network, torch.cos(expand_as(t, x)) * x, t, condition)
+
+
+Parameterization = KarrasParameterization | TrigFlowParameterization
+
+PARAMETERIZATIONS: dict[str, type[KarrasParameterization] | type[TrigFlowParameterization]] = {
+    "karras": KarrasParameterization,
+    "trigflow": TrigFlowParameterization,
+    "ding_jin": DingJinParameterization,
+}

@@ -1,0 +1,68 @@
+"""One-step and multistep sampling from a consistency function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cmpolicy.consistency.losses import ConsistencyFunction
+from cmpolicy.consistency.parameterization import Parameterization
+from cmpolicy.consistency.schedules import karras_sigmas
+
+
+def multistep(
+    f: ConsistencyFunction,
+    noise: Tensor,
+    levels: Sequence[float],
+    boundary: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Algorithm 1 of Song et al. 2023: x ← f(σ₁ z, σ₁), then x ← f(x + √(σ² − ε²) z', σ).
+
+    One level gives one-step sampling. Differentiable with respect to f; runs in the dtype of
+    `noise`.
+
+    Args:
+        f: (x_σ (B, …), σ (B,)) → x₀ (B, …).
+        noise: z ~ N(0, 1), (B, …).
+        levels: strictly decreasing noise levels, the first one σ_max.
+        boundary: ε, the level at which f is the identity.
+
+    Raises:
+        ValueError: if `levels` is empty, not strictly decreasing, or reaches below `boundary`.
+    """
+    check_levels(levels, boundary)
+    x = f(levels[0] * noise, noise.new_full((noise.shape[0],), levels[0]))
+    for sigma in levels[1:]:
+        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        x = f(x + (sigma**2 - boundary**2) ** 0.5 * z, x.new_full((x.shape[0],), sigma))
+    return x
+
+
+def check_levels(levels: Sequence[float], boundary: float) -> None:
+    """Raise ValueError unless `levels` decreases strictly and stays above `boundary`."""
+    decreasing = all(a > b for a, b in zip(levels[:-1], levels[1:], strict=True))
+    if not levels or not decreasing or levels[-1] <= boundary:
+        raise ValueError(
+            f"levels must be strictly decreasing and above {boundary:g}, got {list(levels)}"
+        )
+
+
+def grid_levels(
+    indices: Sequence[int], num_levels: int, parameterization: Parameterization
+) -> list[float]:
+    """Levels of a Karras grid by index, 0 = σ_max: OpenAI's `ts=0,22,39` of 40 levels.
+
+    The last index, N−1, is ε itself, where f is the identity: it is left out.
+    """
+    p = parameterization
+    sigmas = karras_sigmas(num_levels, p.sigma_min, p.sigma_max).tolist()
+    return [sigmas[i] for i in indices if sigmas[i] > p.sigma_min]
+
+
+def few_step_levels(steps: int, parameterization: Parameterization) -> list[float]:
+    """`steps` levels from σ_max down: the Karras grid of steps + 1 levels without its end ε."""
+    p = parameterization
+    return karras_sigmas(steps + 1, p.sigma_min, p.sigma_max).tolist()[:-1]

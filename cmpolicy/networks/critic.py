@@ -1,0 +1,81 @@
+"""State-action values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmpolicy.networks.mlp import ACTIVATIONS
+
+
+class EnsembleLinear(nn.Module):
+    """E linear layers as one batched product: (E, B, in) → (E, B, out), nn.Linear's initial law."""
+
+    def __init__(self, ensemble: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(ensemble, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(ensemble, 1, outputs).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class EnsembleLayerNorm(nn.Module):
+    """Layer normalisation with its own gain and offset for each member: (E, B, n) → (E, B, n)."""
+
+    def __init__(self, ensemble: int, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(ensemble, 1, features))
+        self.bias = nn.Parameter(torch.zeros(ensemble, 1, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+
+
+class EnsembleCritic(nn.Module):
+    """E independent critics Q_e(s, a).
+
+    Args:
+        ensemble: number of members; 2 are the twin critics of TD3 (Fujimoto et al. 2018).
+        layer_norm: normalise each hidden layer, which bounds how far Q can extrapolate
+            (Ball et al. 2023, §4.2).
+        normalizer: (mean, std) of observations, each (obs_dim,), kept with the weights.
+    """
+
+    obs_mean: Tensor
+    obs_std: Tensor
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int] = (256, 256, 256),
+        ensemble: int = 2,
+        activation: str = "silu",
+        layer_norm: bool = True,
+        normalizer: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        mean, std = normalizer or (torch.zeros(obs_dim), torch.ones(obs_dim))
+        self.register_buffer("obs_mean", mean.clone())
+        self.register_buffer("obs_std", std.clone())
+        self.ensemble = ensemble
+        widths = [obs_dim + action_dim, *hidden]
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+            layers.append(EnsembleLinear(ensemble, inputs, outputs))
+            if layer_norm:
+                layers.append(EnsembleLayerNorm(ensemble, outputs))
+            layers.append(ACTIVATIONS[activation]())
+        self.layers = nn.Sequential(*layers, EnsembleLinear(ensemble, widths[-1], 1))
+
+    def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """(B, obs_dim), (B, action_dim) → (E, B)"""
+        obs = (observations - self.obs_mean) / self.obs_std
+        x = torch.cat((obs, actions), dim=1).expand(self.ensemble, -1, -1)
+        return self.layers(x).squeeze(-1)  # type: ignore[no-any-return]

@@ -1,0 +1,47 @@
+"""The multilayer perceptron that denoises vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cmpolicy.networks.embeddings import EMBEDDINGS
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "mish": nn.Mish}
+
+
+class ConditionalMLP(nn.Module):
+    """F(x, c_noise, condition) for vectors: one MLP over their concatenation.
+
+    Args:
+        dim: dimension of x and of the output.
+        condition_dim: dimension of the condition, 0 for none.
+        hidden: widths of the hidden layers.
+        activation: a name in ACTIVATIONS.
+        embedding: a name in EMBEDDINGS, how the noise level enters.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        condition_dim: int = 0,
+        hidden: Sequence[int] = (256, 256, 256),
+        activation: str = "silu",
+        embedding: str = "fourier",
+    ) -> None:
+        super().__init__()
+        self.embedding = EMBEDDINGS[embedding]()
+        widths = [dim + self.embedding.dim + condition_dim, *hidden]
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], dim))
+
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
+        """(B, dim), (B,), (B, condition_dim) → (B, dim)"""
+        parts = [x, self.embedding(c_noise)]
+        if condition is not None:
+            parts.append(condition)
+        return self.layers(torch.cat(parts, dim=1))  # type: ignore[no-any-return]
