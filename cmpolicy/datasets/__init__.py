@@ -1,5 +1,18 @@
 """Offline transitions from D4RL's HDF5 files, Minari, or arrays of one's own."""
 
+from cmpolicy.datasets.d4rl_hdf5 import load_hdf5
+from cmpolicy.datasets.reference_scores import normalized_score, reference_scores
+from cmpolicy.datasets.rewards import REWARDS, transform_rewards
 from cmpolicy.datasets.transitions import Batch, DatasetInfo, TransitionDataset, check_fits
 
-__all__ = ["Batch", "DatasetInfo", "TransitionDataset", "check_fits"]
+__all__ = [
+    "REWARDS",
+    "Batch",
+    "DatasetInfo",
+    "TransitionDataset",
+    "check_fits",
+    "load_hdf5",
+    "normalized_score",
+    "reference_scores",
+    "transform_rewards",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,6 +51,7 @@ class DatasetInfo:
     std_return: float = float("nan")
     ref_min_score: float | None = None
     ref_max_score: float | None = None
+    env_spec: str | None = field(default=None, repr=False)  # Gymnasium's JSON, with its kwargs
 
 
 class TransitionDataset:
