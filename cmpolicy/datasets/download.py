@@ -1,0 +1,140 @@
+"""D4RL's files over HTTP: resumed where they broke off, checked, renamed when whole."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pooch
+import requests
+from filelock import FileLock
+from tqdm import tqdm
+
+from cmpolicy.datasets.d4rl_catalogue import D4RL_BASE_URL, D4RL_FILES
+from cmpolicy.datasets.network import unreachable
+from cmpolicy.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+CHUNK_BYTES = 1 << 18
+CONNECT_SECONDS, READ_SECONDS = 4.0, 20.0
+ATTEMPTS = 3
+
+
+def d4rl_directory() -> Path:
+    """`$D4RL_DATASET_DIR`, or where the `d4rl` package keeps its files: `~/.d4rl/datasets`."""
+    return Path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets").expanduser()
+
+
+def d4rl_on_disk(dataset_id: str) -> Path | None:
+    """The file of a D4RL dataset under `d4rl_directory()`, by D4RL's name for it or its id."""
+    names = [f"{dataset_id}.hdf5"]
+    if dataset_id in D4RL_FILES:
+        names.insert(0, D4RL_FILES[dataset_id].name)
+    found = (d4rl_directory() / name for name in names)
+    return next((path for path in found if path.is_file()), None)
+
+
+def download_d4rl(dataset_id: str, mirror: str | None = None) -> Path:
+    """Fetch a D4RL dataset into `d4rl_directory()` and return its path.
+
+    A transfer that broke off goes on where it stopped, in this call (`ATTEMPTS` times) and in
+    the next. The file appears under its name only when it is whole and its hash is right.
+
+    Args:
+        dataset_id: a key of `D4RL_FILES`.
+        mirror: replaces `D4RL_BASE_URL`; by default `$D4RL_MIRROR`, if set.
+
+    Raises:
+        InputError: unknown id, nobody answers, the transfer breaks, or the hash is wrong.
+    """
+    if dataset_id not in D4RL_FILES:
+        raise InputError(f"no D4RL dataset {dataset_id!r}, expected one of {', '.join(D4RL_FILES)}")
+    file = D4RL_FILES[dataset_id]
+    base = mirror or os.environ.get("D4RL_MIRROR") or D4RL_BASE_URL
+    return download(f"{base.rstrip('/')}/{file.path}", d4rl_directory() / file.name, file.sha256)
+
+
+def download(url: str, path: Path, sha256: str | None = None) -> Path:
+    """Fetch `url` to `path`, resuming `path.part`; two processes may ask for the same file.
+
+    Raises:
+        InputError: nobody answers within five seconds, the transfer breaks, or the hash is wrong.
+    """
+    reason = unreachable(url)
+    if reason:
+        raise InputError(
+            f"{url} cannot be reached ({reason}); check the network, or set D4RL_MIRROR"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with FileLock(f"{path}.lock"):
+        try:
+            pooch.retrieve(
+                url,
+                known_hash=f"sha256:{sha256}" if sha256 else None,
+                fname=path.name,
+                path=path.parent,
+                downloader=_Resuming(part),
+            )
+        except (requests.RequestException, OSError) as error:
+            size = part.stat().st_size if part.exists() else 0
+            raise InputError(
+                f"{url} broke off after {size} bytes ({type(error).__name__}); run again to resume"
+            ) from None
+        except ValueError:  # pooch: the hash differs; it has removed the file
+            raise InputError(
+                f"{url} does not hash to {sha256}: the file was changed on its way; "
+                "download it again, or from another mirror"
+            ) from None
+    return path
+
+
+class _Resuming:
+    """A pooch downloader that keeps what it has in `part` until it has everything."""
+
+    def __init__(self, part: Path) -> None:
+        self.part = part
+
+    def __call__(self, url: str, output_file: Any, _pooch: Any, **_: Any) -> None:
+        for attempt in range(ATTEMPTS):
+            try:
+                self._append(url)
+                break
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+                if attempt == ATTEMPTS - 1:
+                    raise
+                logger.info("%s broke off, trying again from where it stopped", url)
+        os.replace(self.part, output_file)
+
+    def _append(self, url: str) -> None:
+        have = self.part.stat().st_size if self.part.exists() else 0
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        timeout = (CONNECT_SECONDS, READ_SECONDS)
+        with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
+            if answer.status_code == 416:  # nothing lies beyond what is here
+                if answer.headers.get("Content-Range", "").endswith(f"/{have}"):
+                    return
+                self.part.unlink()
+                return self._append(url)
+            answer.raise_for_status()
+            if answer.status_code != 206:
+                have = 0  # the server does not resume
+            self._write(answer, have)
+
+    def _write(self, answer: requests.Response, have: int) -> None:
+        rest = int(answer.headers.get("Content-Length", 0))
+        bar = tqdm(
+            total=have + rest or None,
+            initial=have,
+            unit="B",
+            unit_scale=True,
+            desc=self.part.stem,
+            disable=None,  # silent where nobody watches
+        )
+        with bar, self.part.open("ab" if have else "wb") as part:
+            for chunk in answer.iter_content(CHUNK_BYTES):
+                part.write(chunk)
+                bar.update(len(chunk))
