@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,72 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from cmpolicy.action_bounds import BOUNDS, LATENT_STD, ActionBound
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.consistency.losses import LOSSES
 from cmpolicy.consistency.parameterization import PARAMETERIZATIONS
 from cmpolicy.consistency.sampling import check_levels, few_step_levels, multistep
 from cmpolicy.errors import InputError
-from cmpolicy.networks.mlp import ConditionalMLP
+from cmpolicy.networks.embeddings import EMBEDDINGS
+from cmpolicy.networks.mlp import ACTIVATIONS, ConditionalMLP
 
 FORMAT = "cmpolicy.policy.v1"
-BOUNDS = ("tanh", "squash", "clamp")
-ATANH_LIMIT = 0.999  # |a| beyond this is moved here: atanh is infinite at the bound itself
-LATENT_STD = 0.5  # σ_d of the latent space, the value for which the literature's levels are tuned
+
+
+@dataclass
+class PolicyConfig:
+    """What a ConsistencyPolicy is made of.
+
+    Attributes:
+        hidden, activation, embedding: of the network, see `ConditionalMLP`.
+        bound: ``tanh``, ``clamp`` or ``squash``, see `ActionBound`.
+        parameterization: ``karras`` (Song et al. 2023), ``trigflow`` (Lu & Song 2024) or
+            ``ding_jin``.
+        loss: a name in `cmpolicy.consistency.losses.LOSSES`.
+        loss_options: hyperparameters of that loss.
+        sigma_min, sigma_max: ε and the level at which sampling begins; the data's σ_d is 0.5.
+        steps: network calls an action, on a Karras grid.
+        levels: noise levels of sampling, decreasing, in place of `steps`.
+        normalize_obs: standardise observations before they enter the network.
+
+    Raises:
+        ValueError: for an unknown name or a value out of range.
+    """
+
+    hidden: list[int] = field(default_factory=lambda: [256, 256])
+    activation: str = "silu"
+    embedding: str = "fourier"
+    bound: str = "tanh"
+    parameterization: str = "karras"
+    loss: str = "ict"
+    loss_options: dict[str, Any] = field(default_factory=dict)
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    steps: int = 1
+    levels: list[float] | None = None
+    normalize_obs: bool = True
+
+    def __post_init__(self) -> None:
+        for key, names in (
+            ("bound", BOUNDS),
+            ("activation", ACTIVATIONS),
+            ("embedding", EMBEDDINGS),
+            ("parameterization", PARAMETERIZATIONS),
+            ("loss", LOSSES),
+        ):
+            value = getattr(self, key)
+            if value not in names:
+                raise ValueError(f"unknown {key} {value!r}, expected one of {', '.join(names)}")
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(
+                f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}"
+            )
+        if self.steps < 1 or not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"steps and hidden must be positive, got {self.steps}, {self.hidden}")
+        try:
+            LOSSES[self.loss](**self.loss_options)
+        except TypeError as error:
+            raise ValueError(f"loss_options do not fit loss {self.loss!r}: {error}") from None
 
 
 class ConsistencyPolicy(nn.Module):
@@ -34,25 +91,11 @@ class ConsistencyPolicy(nn.Module):
     `policy(obs)` samples differentiably, `policy.loss(obs, action)` is the consistency loss,
     `policy.act(obs)` goes from NumPy to NumPy.
 
-    Actions are scaled to [−1, 1] per dimension. `bound` says how they stay there:
-
-    - ``"tanh"``: the model lives in u = atanh(a), standardised per dimension to σ_d = 0.5, and
-      a = tanh(u). f(u, ε) = u holds exactly.
-    - ``"clamp"``: the model lives in action space and its samples are clamped, as Ding & Jin's
-      published code runs by default.
-    - ``"squash"``: tanh on the noisy input and on the output, as ltlhuuu's code does with
-      `action_norm=True`. It breaks both the noise process and f(x, ε) = x; kept for comparison.
-
     Args:
         obs_dim, action_dim: dimensions.
         action_low, action_high: bounds of the environment, a number or (action_dim,).
-        hidden, activation, embedding: of the network, see `ConditionalMLP`.
-        parameterization: ``karras`` (Song et al. 2023), ``trigflow`` (Lu & Song 2024), ``ding_jin``.
-        loss: a name in `cmpolicy.consistency.losses.LOSSES`.
-        loss_options: hyperparameters of that loss.
-        levels: noise levels of sampling, decreasing from σ_max; None for `steps` levels of a
-            Karras grid.
-        steps: number of network calls an action.
+        config: what it is made of.
+        **overrides: fields of PolicyConfig, e.g. ``bound="clamp", steps=2``.
 
     Raises:
         ValueError: for an unknown name or a value out of range.
@@ -60,114 +103,55 @@ class ConsistencyPolicy(nn.Module):
 
     obs_mean: Tensor
     obs_std: Tensor
-    latent_mean: Tensor
-    latent_scale: Tensor
-    action_center: Tensor
-    action_half: Tensor
 
     def __init__(
         self,
         obs_dim: int,
         action_dim: int,
-        *,
         action_low: float | Sequence[float] = -1.0,
         action_high: float | Sequence[float] = 1.0,
-        hidden: Sequence[int] = (256, 256, 256),
-        activation: str = "silu",
-        embedding: str = "fourier",
-        bound: str = "tanh",
-        parameterization: str = "karras",
-        loss: str = "ict",
-        loss_options: Mapping[str, Any] | None = None,
-        sigma_min: float = 0.002,
-        sigma_max: float = 80.0,
-        levels: Sequence[float] | None = None,
-        steps: int = 1,
+        config: PolicyConfig | None = None,
+        **overrides: Any,
     ) -> None:
         super().__init__()
-        for value, names, what in (
-            (bound, BOUNDS, "bound"),
-            (parameterization, PARAMETERIZATIONS, "parameterization"),
-            (loss, LOSSES, "loss"),
-        ):
-            if value not in names:
-                raise ValueError(f"unknown {what} {value!r}, expected one of {', '.join(names)}")
-        self.obs_dim, self.action_dim, self.bound = obs_dim, action_dim, bound
-        self.parameterization = PARAMETERIZATIONS[parameterization](
-            LATENT_STD, sigma_min, sigma_max
+        self.config = config = dataclasses.replace(config or PolicyConfig(), **overrides)
+        self.obs_dim, self.action_dim = obs_dim, action_dim
+        self.parameterization = PARAMETERIZATIONS[config.parameterization](
+            LATENT_STD, config.sigma_min, config.sigma_max
         )
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        self.levels = list(levels or few_step_levels(steps, self.parameterization))
+        self.levels = list(config.levels or few_step_levels(config.steps, self.parameterization))
         check_levels(self.levels, self.parameterization.boundary)
-        self.consistency_loss = LOSSES[loss](**(loss_options or {}))
-
-        self.network = ConditionalMLP(action_dim, obs_dim, hidden, activation, embedding)
+        self.consistency_loss = LOSSES[config.loss](**config.loss_options)
+        self.bound = ActionBound(config.bound, action_dim, action_low, action_high)
+        self.network = ConditionalMLP(
+            action_dim, obs_dim, config.hidden, config.activation, config.embedding
+        )
         self.target_network: nn.Module | None = None
         if self.consistency_loss.needs_target_ema:
             self.target_network = copy.deepcopy(self.network).requires_grad_(False)
-
-        low = torch.as_tensor(action_low, dtype=torch.float32).expand(action_dim)
-        high = torch.as_tensor(action_high, dtype=torch.float32).expand(action_dim)
-        if not bool((low < high).all() and low.isfinite().all() and high.isfinite().all()):
-            raise ValueError(f"need finite action_low < action_high, got {low}, {high}")
-        self.register_buffer("action_center", (low + high) / 2)
-        self.register_buffer("action_half", (high - low) / 2)
         self.register_buffer("obs_mean", torch.zeros(obs_dim))
         self.register_buffer("obs_std", torch.ones(obs_dim))
-        self.register_buffer("latent_mean", torch.zeros(action_dim))
-        self.register_buffer("latent_scale", torch.ones(action_dim))
-        self.config: dict[str, Any] = {
-            "obs_dim": obs_dim,
-            "action_dim": action_dim,
-            "action_low": low.tolist(),
-            "action_high": high.tolist(),
-            "hidden": list(hidden),
-            "activation": activation,
-            "embedding": embedding,
-            "bound": bound,
-            "parameterization": parameterization,
-            "loss": loss,
-            "loss_options": dict(loss_options or {}),
-            "sigma_min": sigma_min,
-            "sigma_max": sigma_max,
-            "levels": self.levels,
-        }
 
     @torch.no_grad()
-    def fit_normalizers(
-        self, observations: Tensor, actions: Tensor, *, normalize_obs: bool = True
-    ) -> None:
+    def fit_normalizers(self, observations: Tensor, actions: Tensor) -> None:
         """Measure the statistics of the data; they are saved with the weights.
 
         Args:
-            observations: (N, obs_dim). Standardised before they enter the network.
-            actions: (N, action_dim), in the environment's units. With ``bound="tanh"`` their
-                latents are standardised to σ_d = 0.5.
-            normalize_obs: False leaves observations as they are.
+            observations: (N, obs_dim).
+            actions: (N, action_dim), in the environment's units.
         """
-        if normalize_obs:
+        if self.config.normalize_obs:
             self.obs_mean.copy_(observations.mean(0))
             self.obs_std.copy_(observations.std(0).clamp_min(1e-3))
-        if self.bound == "tanh":
-            self.latent_mean.zero_()
-            self.latent_scale.fill_(1.0)
-            latent = self.encode(actions)
-            self.latent_mean.copy_(latent.mean(0))
-            self.latent_scale.copy_(latent.std(0).clamp_min(1e-3) / LATENT_STD)
+        self.bound.fit(actions)
 
     def encode(self, actions: Tensor) -> Tensor:
         """Actions in the environment's units → x₀ of the consistency model, (B, action_dim)."""
-        a = (actions - self.action_center) / self.action_half
-        if self.bound == "tanh":
-            a = a.clamp(-ATANH_LIMIT, ATANH_LIMIT).atanh()
-        return (a - self.latent_mean) / self.latent_scale
+        return self.bound.encode(actions)
 
     def decode(self, x0: Tensor) -> Tensor:
         """x₀ of the consistency model → actions inside the environment's bounds."""
-        a = x0 * self.latent_scale + self.latent_mean
-        a = a.tanh() if self.bound == "tanh" else a.clamp(-1, 1)
-        return self.action_center + self.action_half * a
+        return self.bound.decode(x0)
 
     def normalize(self, observations: Tensor) -> Tensor:
         """Observations as the network sees them, (B, obs_dim)."""
@@ -184,7 +168,7 @@ class ConsistencyPolicy(nn.Module):
             condition: (B, obs_dim) normalised observations.
             network: F, the online network if not given.
         """
-        squash = self.bound == "squash"
+        squash = self.bound.kind == "squash"
         x = x.tanh() if squash else x
         x0 = self.parameterization(network or self.network, x, sigma, condition)
         return x0.tanh() if squash else x0
@@ -266,18 +250,27 @@ class ConsistencyPolicy(nn.Module):
         levels: Sequence[float] | None = None,
         generator: torch.Generator | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Actions for an environment: (obs_dim,) → (action_dim,), or (N, obs_dim) → (N, action_dim)."""
+        """Actions for an environment.
+
+        (obs_dim,) → (action_dim,), or (N, obs_dim) → (N, action_dim), float32.
+        """
         array = np.asarray(observation, dtype=np.float32)
         batch = torch.from_numpy(np.atleast_2d(array)).to(self.obs_mean.device)
-        actions: npt.NDArray[np.float32] = (
-            self(batch, levels=levels, generator=generator).cpu().numpy()
-        )
+        sampled = self(batch, levels=levels, generator=generator)
+        actions: npt.NDArray[np.float32] = sampled.cpu().numpy()
         return actions[0] if array.ndim == 1 else actions
 
     def save(self, path: str | Path) -> None:
         """Write weights, normalisers and configuration into one safetensors file."""
         tensors = {name: t.contiguous().cpu() for name, t in self.state_dict().items()}
-        metadata = {"format": FORMAT, "config": json.dumps(self.config)}
+        arguments = {
+            "obs_dim": self.obs_dim,
+            "action_dim": self.action_dim,
+            "action_low": self.bound.low.tolist(),
+            "action_high": self.bound.high.tolist(),
+            **dataclasses.asdict(self.config),
+        }
+        metadata = {"format": FORMAT, "arguments": json.dumps(arguments)}
         Path(path).write_bytes(safetensors.torch.save(tensors, metadata))
 
     @classmethod
@@ -293,7 +286,7 @@ class ConsistencyPolicy(nn.Module):
                 if metadata.get("format") != FORMAT:
                     raise InputError(f"{path} is not a saved ConsistencyPolicy ({FORMAT})")
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            policy = cls(**json.loads(metadata["config"])).to(device)
+            policy = cls(**json.loads(metadata["arguments"])).to(device)
             policy.load_state_dict(state)
         except FileNotFoundError:
             raise InputError(f"no policy at {path}") from None

@@ -1,0 +1,96 @@
+"""Training states on disk: one safetensors file, written whole or not at all.
+
+A state is nested dicts and lists of tensors and JSON values. Nothing pickled is written or read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from cmpolicy.errors import InputError
+
+FORMAT = "cmpolicy.checkpoint.v1"
+TENSOR = "__tensor__"  # in the JSON tree, {TENSOR: name} stands for a tensor
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to a temporary name, flush it to the disk, and rename it to `path`."""
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps(split(state, "", tensors))
+    write_atomically(path, safetensors.torch.save(tensors, {"format": FORMAT, "tree": tree}))
+
+
+def load_state(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read what `save_state` wrote.
+
+    Raises:
+        InputError: if the file is missing, damaged, or not a checkpoint of this library.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise InputError(f"{path} is not a checkpoint of this library ({FORMAT})")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state: dict[str, Any] = join(json.loads(metadata["tree"]), tensors)
+    except FileNotFoundError:
+        raise InputError(f"no checkpoint at {path}") from None
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is damaged or not a checkpoint: {reason}") from error
+    return state
+
+
+def split(node: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
+    """The JSON tree of `node`; its tensors move into `tensors` under their path.
+
+    Raises:
+        TypeError: for a value that is neither a tensor nor JSON.
+    """
+    if isinstance(node, Tensor):
+        tensors[prefix] = node.detach().clone(memory_format=torch.contiguous_format).cpu()
+        return {TENSOR: prefix}
+    if isinstance(node, dict):
+        # Keys are kept with their type: an optimiser numbers its parameters with ints.
+        return [
+            "dict",
+            [[key, split(value, f"{prefix}/{key}", tensors)] for key, value in node.items()],
+        ]
+    if isinstance(node, list | tuple):
+        return ["list", [split(v, f"{prefix}/{i}", tensors) for i, v in enumerate(node)]]
+    if node is None or isinstance(node, bool | int | float | str):
+        return node
+    raise TypeError(f"cannot save {type(node).__name__} at {prefix}")
+
+
+def join(node: Any, tensors: dict[str, Tensor]) -> Any:
+    """The inverse of `split`; tuples come back as lists."""
+    if isinstance(node, dict):
+        return tensors[node[TENSOR]]
+    if isinstance(node, list):
+        kind, children = node
+        if kind == "dict":
+            return {key: join(value, tensors) for key, value in children}
+        return [join(value, tensors) for value in children]
+    return node
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` with `data` such that a reader, or a crash, sees the old or the new file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

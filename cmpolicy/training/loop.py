@@ -1,0 +1,199 @@
+"""The one loop: updates, logs, evaluations, checkpoints. It knows no domain."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from tqdm import tqdm
+
+from cmpolicy.training.interruption import Interrupted, InterruptionGuard
+from cmpolicy.training.run_directory import RunDirectory
+
+
+class Learner(Protocol):
+    """What the loop trains."""
+
+    def update(self, batch: Any, /) -> Mapping[str, torch.Tensor]:
+        """One update; scalars stay on the device."""
+        ...
+
+    def training_state(self) -> dict[str, Any]: ...
+
+    def load_training_state(self, state: Mapping[str, Any], /) -> None: ...
+
+
+class Dataset(Protocol):
+    """What the loop draws batches from."""
+
+    def sample(self, batch_size: int, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a learner is.
+
+    Attributes:
+        step: the number of updates behind it.
+        score: what `best` is chosen by, higher is better.
+        scalars: everything measured, by name.
+    """
+
+    step: int
+    score: float
+    scalars: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run is, and what happens how often, counted in updates."""
+
+    steps: int
+    batch_size: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+
+
+Evaluate = Callable[[int], Evaluation]
+OnEvaluation = Callable[[list[Evaluation], float], None]
+
+
+class TrainingLoop:
+    """Runs a learner to the end of its schedule, from the start or from a checkpoint.
+
+    The random numbers of an update come from torch's global generator, whose state is in the
+    checkpoint; `evaluate` must not draw from it. So a resumed run ends in the same weights as an
+    uninterrupted one, and how often it is evaluated changes nothing.
+
+    Args:
+        on_evaluation: called after each evaluation with all of them and the updates a second.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        dataset: Dataset,
+        evaluate: Evaluate,
+        run: RunDirectory,
+        schedule: Schedule,
+        *,
+        on_evaluation: OnEvaluation | None = None,
+        progress_bar: bool = True,
+    ) -> None:
+        self.learner, self.dataset, self.evaluate = learner, dataset, evaluate
+        self.run, self.schedule = run, schedule
+        self.on_evaluation = on_evaluation
+        self.progress_bar = progress_bar
+        self.step = 0
+        self.seconds = 0.0  # spent in updates, over all sittings
+        self.evaluations: list[Evaluation] = []
+
+    @property
+    def updates_per_second(self) -> float:
+        """Over the whole run, evaluations and checkpoints not counted."""
+        return self.step / self.seconds if self.seconds else 0.0
+
+    def restore(self) -> None:
+        """Go on from checkpoints/last."""
+        state = self.run.load_checkpoint("last")
+        self.learner.load_training_state(state["learner"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.evaluations = [Evaluation(**e) for e in state["evaluations"]]
+        torch.set_rng_state(state["rng"]["cpu"])
+        if torch.cuda.is_available() and state["rng"]["cuda"]:
+            torch.cuda.set_rng_state_all(state["rng"]["cuda"])
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {
+            "learner": self.learner.training_state(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "evaluations": [asdict(e) for e in self.evaluations],
+            "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+        }
+
+    def train(self) -> list[Evaluation]:
+        """Train to the end and return all evaluations.
+
+        Raises:
+            Interrupted: after SIGINT or SIGTERM, with the checkpoint written.
+        """
+        self.run.open_logs(self.step)
+        if self.step == 0:
+            self.run.save_checkpoint("last", self.state())
+        bar = tqdm(
+            total=self.schedule.steps,
+            initial=self.step,
+            unit="update",
+            desc="training",
+            dynamic_ncols=True,
+            smoothing=0.05,
+            mininterval=0.5,
+            disable=not self.progress_bar,
+            file=sys.stderr,
+        )
+        try:
+            with InterruptionGuard() as guard, bar:
+                while self.step < self.schedule.steps:
+                    self.train_until(self.next_stop(), guard, bar)
+                    self.after_updates(bar)
+                    if guard.signum:
+                        self.stop(guard.signum)
+        finally:
+            self.run.close_logs()
+        return self.evaluations
+
+    def next_stop(self) -> int:
+        """The next step at which something other than an update happens."""
+        s = self.schedule
+        return min(
+            s.steps,
+            *((self.step // n + 1) * n for n in (s.log_every, s.eval_every, s.checkpoint_every)),
+        )
+
+    def train_until(self, stop: int, guard: InterruptionGuard, bar: Any) -> None:
+        """Updates up to `stop`; the last one's scalars are logged if a log is due."""
+        begin, first = time.perf_counter(), self.step
+        metrics: Mapping[str, torch.Tensor] = {}
+        while self.step < stop and not guard.signum:
+            metrics = self.learner.update(self.dataset.sample(self.schedule.batch_size))
+            self.step += 1
+            bar.update()
+        scalars = {name: float(value) for name, value in metrics.items()}  # waits for the device
+        seconds = time.perf_counter() - begin
+        self.seconds += seconds
+        if scalars and self.step % self.schedule.log_every == 0:
+            speed = (self.step - first) / seconds
+            self.run.log(self.step, {**scalars, "time/updates_per_second": speed})
+
+    def after_updates(self, bar: Any) -> None:
+        """Evaluate and save, where that is due."""
+        last = self.step == self.schedule.steps
+        if last or self.step % self.schedule.eval_every == 0:
+            evaluation = self.evaluate(self.step)
+            self.evaluations.append(evaluation)
+            self.run.log(self.step, evaluation.scalars)
+            bar.set_postfix_str(f"score {evaluation.score:.1f}")
+            if evaluation.score >= max(e.score for e in self.evaluations):
+                self.run.save_checkpoint("best", self.state())
+            if self.on_evaluation is not None:
+                self.on_evaluation(self.evaluations, self.updates_per_second)
+        if last or self.step % self.schedule.checkpoint_every == 0:
+            self.run.save_checkpoint("last", self.state())
+            self.run.flush_metrics()
+
+    def stop(self, signum: int) -> None:
+        """Save and leave."""
+        self.run.save_checkpoint("last", self.state())
+        raise Interrupted(
+            signum,
+            f"stopped at step {self.step} of {self.schedule.steps}; to go on: "
+            f"python -m cmpolicy.train resume={self.run.path}",
+        )
