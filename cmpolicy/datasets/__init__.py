@@ -1,18 +1,24 @@
 """Offline transitions from D4RL's HDF5 files, Minari, or arrays of one's own."""
 
 from cmpolicy.datasets.d4rl_hdf5 import load_hdf5
+from cmpolicy.datasets.minari_source import load_minari
 from cmpolicy.datasets.reference_scores import normalized_score, reference_scores
+from cmpolicy.datasets.resolve import SOURCES, load_path, resolve_dataset
 from cmpolicy.datasets.rewards import REWARDS, transform_rewards
 from cmpolicy.datasets.transitions import Batch, DatasetInfo, TransitionDataset, check_fits
 
 __all__ = [
     "REWARDS",
+    "SOURCES",
     "Batch",
     "DatasetInfo",
     "TransitionDataset",
     "check_fits",
     "load_hdf5",
+    "load_minari",
+    "load_path",
     "normalized_score",
     "reference_scores",
+    "resolve_dataset",
     "transform_rewards",
 ]

@@ -71,7 +71,7 @@ def _arrays(file: Path, opened: h5py.File) -> dict[str, NDArray[Any]]:
     if missing:
         raise InputError(
             f"{file} has no {', '.join(missing)}, expected {', '.join(REQUIRED_KEYS)}; "
-            f"it holds {', '.join(sorted(opened)) or 'nothing'}"
+            f"it holds {', '.join(sorted(opened)[:8]) or 'nothing'}"
         )
     return {
         key: np.asarray(opened[key][()])

@@ -80,16 +80,20 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
                 downloader=_Resuming(part),
             )
         except (requests.RequestException, OSError) as error:
-            size = part.stat().st_size if part.exists() else 0
-            raise InputError(
-                f"{url} broke off after {size} bytes ({type(error).__name__}); run again to resume"
-            ) from None
+            raise InputError(_broken(url, part, error)) from None
         except ValueError:  # pooch: the hash differs; it has removed the file
             raise InputError(
                 f"{url} does not hash to {sha256}: the file was changed on its way; "
                 "download it again, or from another mirror"
             ) from None
     return path
+
+
+def _broken(url: str, part: Path, error: Exception) -> str:
+    if isinstance(error, requests.HTTPError):
+        return f"{url} answered {error.response.status_code}; expected a file, check D4RL_MIRROR"
+    size = part.stat().st_size if part.exists() else 0
+    return f"{url} broke off after {size} bytes ({type(error).__name__}); run again to resume"
 
 
 class _Resuming:

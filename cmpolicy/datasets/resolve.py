@@ -1,0 +1,193 @@
+"""From a task's name to its transitions: where they are looked for, and in which order."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+
+from cmpolicy.datasets.d4rl_catalogue import recognised
+from cmpolicy.datasets.d4rl_hdf5 import load_hdf5
+from cmpolicy.datasets.d4rl_package import load_d4rl_package
+from cmpolicy.datasets.download import d4rl_directory, d4rl_on_disk, download_d4rl
+from cmpolicy.datasets.minari_source import (
+    download_minari,
+    load_minari,
+    minari_directory,
+    minari_on_disk,
+)
+from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
+from cmpolicy.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+SAMPLES = {"hopper-medium": Path(__file__).parent / "sample" / "hopper-medium.hdf5"}
+
+# the places each `source` looks in, in this order
+SOURCES: dict[str, tuple[str, ...]] = {
+    "auto": ("d4rl_disk", "minari_disk", "d4rl_download", "minari_download", "sample"),
+    "d4rl": ("d4rl_disk", "d4rl_download"),
+    "minari": ("minari_disk", "minari_download"),
+    "d4rl_package": ("d4rl_package",),
+    "sample": ("sample",),
+}
+
+
+def resolve_dataset(
+    name: str,
+    d4rl_id: str | None = None,
+    minari_id: str | None = None,
+    source: str = "auto",
+    path: str | PathLike[str] | None = None,
+) -> TransitionDataset:
+    """The transitions of a task, from the first place that has them.
+
+    `auto` looks for D4RL's file on disk, Minari's dataset on disk, D4RL's download, Minari's
+    download, and the small sample in the package (hopper-medium only). Without a network that
+    takes less than 15 seconds. What is on disk but broken is an error, never passed over. Each
+    try is one line in the log; `info.source` and `info.dataset_id` say what was taken.
+
+    Args:
+        name: the task, such as `hopper-medium`.
+        d4rl_id: D4RL's id for it, if it has one.
+        minari_id: Minari's id for it, if it has one.
+        source: a key of `SOURCES`; all but `auto` force one kind.
+        path: an HDF5 file, a Minari dataset's directory, or a Minari id, taken instead.
+
+    Raises:
+        InputError: an unknown source, a broken file, or nothing anywhere.
+    """
+    if path is not None:
+        return _said(name, load_path(path))
+    if source not in SOURCES:
+        raise InputError(f"no dataset source {source!r}, expected one of {', '.join(SOURCES)}")
+    tried = []
+    for place in SOURCES[source]:
+        found = _PLACES[place](_Task(name, d4rl_id, minari_id))
+        if isinstance(found, TransitionDataset):
+            return _said(name, found)
+        logger.info("%s: %s", name, found)
+        tried.append(found)
+    raise InputError(
+        f"no data for {name}: {'; '.join(tried)}. "
+        "Put a file there, or set dataset.path to an HDF5 file or a Minari dataset"
+    )
+
+
+def load_path(path: str | PathLike[str]) -> TransitionDataset:
+    """An HDF5 file, a Minari dataset's directory, or a Minari id, local or else downloaded.
+
+    A D4RL file is recognised by its name and size.
+
+    Raises:
+        InputError: nothing of that kind there, or it does not read.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return load_minari(place)
+    if not place.exists() and re.fullmatch(r"[-\w]+(/[-\w]+)*-v\d+", str(path)):
+        if not minari_on_disk(str(path)):
+            download_minari(str(path))
+        return load_minari(str(path))
+    d4rl_id = recognised(place) if place.is_file() else None
+    if d4rl_id:
+        return load_hdf5(place, info=DatasetInfo(d4rl_id, "d4rl", comparable=True))
+    return load_hdf5(place)
+
+
+def load_sample(name: str) -> TransitionDataset:
+    """The small sample of a task that ships with the package; not D4RL's data.
+
+    Raises:
+        InputError: the package has none for this task.
+    """
+    if name not in SAMPLES:
+        raise InputError(f"no sample of {name} in the package, only of {', '.join(SAMPLES)}")
+    return load_hdf5(SAMPLES[name], info=DatasetInfo(f"{name}-sample", "sample"))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    name: str
+    d4rl_id: str | None
+    minari_id: str | None
+
+
+# Each place gives the transitions, or says in a few words why it has none.
+
+
+def _d4rl_disk(task: _Task) -> TransitionDataset | str:
+    if task.d4rl_id is None:
+        return "D4RL has no such task"
+    file = d4rl_on_disk(task.d4rl_id)
+    if file is None:
+        return f"no {task.d4rl_id} in {d4rl_directory()}"
+    genuine = recognised(file) == task.d4rl_id
+    if not genuine:
+        logger.warning("%s is not D4RL's file by its size: its scores are NOT comparable", file)
+    return load_hdf5(file, info=DatasetInfo(task.d4rl_id, "d4rl", comparable=genuine))
+
+
+def _minari_disk(task: _Task) -> TransitionDataset | str:
+    if task.minari_id is None:
+        return "Minari has no such task"
+    if minari_on_disk(task.minari_id) is None:
+        return f"no {task.minari_id} in {minari_directory()}"
+    return load_minari(task.minari_id)
+
+
+def _d4rl_download(task: _Task) -> TransitionDataset | str:
+    if task.d4rl_id is None:
+        return "nothing of D4RL's to download"
+    try:
+        download_d4rl(task.d4rl_id)
+    except InputError as error:
+        return str(error)
+    return _d4rl_disk(task)
+
+
+def _minari_download(task: _Task) -> TransitionDataset | str:
+    if task.minari_id is None:
+        return "nothing of Minari's to download"
+    try:
+        download_minari(task.minari_id)
+    except InputError as error:
+        return str(error)
+    return load_minari(task.minari_id)
+
+
+def _d4rl_package(task: _Task) -> TransitionDataset | str:
+    return load_d4rl_package(task.d4rl_id) if task.d4rl_id else "D4RL has no such task"
+
+
+def _sample(task: _Task) -> TransitionDataset | str:
+    return load_sample(task.name) if task.name in SAMPLES else "no sample of it in the package"
+
+
+_PLACES: dict[str, Callable[[_Task], TransitionDataset | str]] = {
+    "d4rl_disk": _d4rl_disk,
+    "minari_disk": _minari_disk,
+    "d4rl_download": _d4rl_download,
+    "minari_download": _minari_download,
+    "d4rl_package": _d4rl_package,
+    "sample": _sample,
+}
+
+
+def _said(name: str, dataset: TransitionDataset) -> TransitionDataset:
+    info = dataset.info
+    logger.info(
+        "%s: %s from %s (%s): %d transitions, %d episodes, return %.1f ± %.1f",
+        *(name, info.dataset_id, info.source, info.path, info.transitions, info.episodes),
+        *(info.mean_return, info.std_return),
+    )
+    if info.source == "sample":
+        logger.warning(
+            "%s: trained on the small sample in the package, which is NOT D4RL's or Minari's "
+            "data: scores on it are NOT comparable to published scores",
+            name,
+        )
+    return dataset
