@@ -91,7 +91,8 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
 
 def _broken(url: str, part: Path, error: Exception) -> str:
     if isinstance(error, requests.HTTPError):
-        return f"{url} answered {error.response.status_code}; expected a file, check D4RL_MIRROR"
+        status = error.response.status_code if error.response is not None else "an error"
+        return f"{url} answered {status}; expected a file, check D4RL_MIRROR"
     size = part.stat().st_size if part.exists() else 0
     return f"{url} broke off after {size} bytes ({type(error).__name__}); run again to resume"
 
