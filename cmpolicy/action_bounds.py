@@ -29,7 +29,7 @@ class ActionBound(nn.Module):
     """
 
     center: Tensor
-    half: Tensor
+    half_range: Tensor
     low: Tensor
     high: Tensor
     latent_mean: Tensor
@@ -53,7 +53,7 @@ class ActionBound(nn.Module):
         self.register_buffer("low", low_)
         self.register_buffer("high", high_)
         self.register_buffer("center", (low_ + high_) / 2)
-        self.register_buffer("half", (high_ - low_) / 2)
+        self.register_buffer("half_range", (high_ - low_) / 2)
         self.register_buffer("latent_mean", torch.zeros(action_dim))
         self.register_buffer("latent_scale", torch.ones(action_dim))
 
@@ -70,7 +70,7 @@ class ActionBound(nn.Module):
 
     def encode(self, actions: Tensor) -> Tensor:
         """Actions in the environment's units → x₀, (B, action_dim)."""
-        a = (actions - self.center) / self.half
+        a = (actions - self.center) / self.half_range
         if self.kind == "tanh":
             a = a.clamp(-ATANH_LIMIT, ATANH_LIMIT).atanh()
         return (a - self.latent_mean) / self.latent_scale
@@ -80,4 +80,4 @@ class ActionBound(nn.Module):
         a = x0 * self.latent_scale + self.latent_mean
         a = a.tanh() if self.kind == "tanh" else a.clamp(-1, 1)
         # Rounding in center + half·a can step over a bound by one unit in the last place.
-        return torch.clamp(self.center + self.half * a, self.low, self.high)
+        return torch.clamp(self.center + self.half_range * a, self.low, self.high)
