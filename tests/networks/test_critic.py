@@ -1,0 +1,119 @@
+"""The ensemble of critics against critics computed one by one."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmpolicy.networks.critic import EnsembleCritic, EnsembleLayerNorm, EnsembleLinear
+from cmpolicy.networks.mlp import ACTIVATIONS
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def randomised(critic: EnsembleCritic) -> EnsembleCritic:
+    """The critic with every parameter random, LayerNorm's gains and offsets too."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in critic.parameters():
+            p.copy_(0.5 * torch.randn(p.shape, generator=generator))
+    return critic
+
+
+def member_by_hand(critic: EnsembleCritic, e: int, x: Tensor, activation: nn.Module) -> Tensor:
+    """Member e as an ordinary MLP on its own slices of the weights."""
+    for layer in critic.layers:
+        if isinstance(layer, EnsembleLinear):
+            x = F.linear(x, layer.weight[e].T, layer.bias[e, 0])
+        elif isinstance(layer, EnsembleLayerNorm):
+            x = F.layer_norm(x, x.shape[-1:], layer.weight[e, 0], layer.bias[e, 0])
+        else:
+            x = activation(x)
+    return x[:, 0]
+
+
+@pytest.mark.parametrize("ensemble", [1, 2, 5])
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_members_equal_separate_networks(ensemble: int, layer_norm: bool, activation: str) -> None:
+    critic = randomised(EnsembleCritic(4, 2, (16, 8), ensemble, activation, layer_norm))
+    obs, actions = torch.randn(7, 4), torch.randn(7, 2)
+    q, x = critic(obs, actions), torch.cat((obs, actions), dim=1)
+    assert q.shape == (ensemble, 7)
+    assert sum(isinstance(m, EnsembleLayerNorm) for m in critic.layers) == 2 * layer_norm
+    for e in range(ensemble):
+        expected = member_by_hand(critic, e, x, ACTIVATIONS[activation]())
+        torch.testing.assert_close(q[e], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_the_gradient_of_one_member_touches_no_other(layer_norm: bool) -> None:
+    critic = randomised(EnsembleCritic(4, 2, (16, 8), 3, layer_norm=layer_norm))
+    critic(torch.randn(7, 4), torch.randn(7, 2))[0].sum().backward()
+    for p in critic.parameters():
+        assert p.grad is not None
+        assert p.grad[0].abs().sum() > 0
+        assert torch.equal(p.grad[1:], torch.zeros_like(p.grad[1:]))
+
+
+def test_members_start_different() -> None:
+    q = EnsembleCritic(4, 2, (16, 8), 4)(torch.randn(7, 4), torch.randn(7, 2))
+    assert torch.pdist(q.detach()).min() > 1e-3
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(100, 400), (9, 1000)])
+def test_the_initial_law_is_that_of_linear(inputs: int, outputs: int) -> None:
+    ours, torchs = EnsembleLinear(2, inputs, outputs), nn.Linear(inputs, outputs)
+    bound = 1 / math.sqrt(inputs)
+    for mine, theirs in ((ours.weight, torchs.weight), (ours.bias, torchs.bias)):
+        assert mine.abs().max() <= bound
+        assert mine.abs().max() > 0.95 * bound
+        assert mine.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+        assert mine.std().item() == pytest.approx(theirs.std().item(), rel=0.08)
+
+
+def test_layer_norm_per_member_against_torch() -> None:
+    norm = EnsembleLayerNorm(3, 5)
+    with torch.no_grad():
+        norm.weight.normal_()
+        norm.bias.normal_()
+    x = 4 + 3 * torch.randn(3, 7, 5)
+    y = norm(x)
+    for e in range(3):
+        expected = F.layer_norm(x[e], (5,), norm.weight[e, 0], norm.bias[e, 0])
+        torch.testing.assert_close(y[e], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_observations_are_normalised_and_actions_are_not() -> None:
+    mean, std = torch.tensor([1.0, -2.0, 30.0]), torch.tensor([0.5, 2.0, 100.0])
+    torch.manual_seed(0)
+    plain = EnsembleCritic(3, 2, (8,))
+    critic = EnsembleCritic(3, 2, (8,), normalizer=(mean, std))
+    critic.load_state_dict({**plain.state_dict(), "obs_mean": mean, "obs_std": std})
+    obs, actions = torch.randn(6, 3), torch.randn(6, 2)
+    torch.testing.assert_close(critic(mean + std * obs, actions), plain(obs, actions))
+
+
+def test_the_normalizer_is_a_copy_kept_with_the_weights() -> None:
+    mean, std = torch.ones(3), 2 * torch.ones(3)
+    critic = EnsembleCritic(3, 2, (8,), normalizer=(mean, std))
+    mean.zero_()
+    assert critic.state_dict()["obs_mean"].tolist() == [1.0, 1.0, 1.0]
+    assert critic.state_dict()["obs_std"].tolist() == [2.0, 2.0, 2.0]
+    assert not critic.obs_mean.requires_grad
+
+
+def test_the_gradient_with_respect_to_actions_is_each_samples_own() -> None:
+    critic = randomised(EnsembleCritic(3, 2, (8,)))
+    actions = torch.randn(6, 2, requires_grad=True)
+    critic(torch.randn(6, 3), actions)[:, 2].sum().backward()
+    assert actions.grad is not None
+    assert actions.grad[2].abs().sum() > 0
+    assert torch.equal(actions.grad[[0, 1, 3, 4, 5]], torch.zeros(5, 2))
