@@ -37,10 +37,10 @@ def minari_on_disk(dataset_id: str) -> Path | None:
 def load_minari(dataset: str | os.PathLike[str]) -> TransitionDataset:
     """A local Minari dataset, by its id or its directory, as transitions.
 
-    Observations must be vectors, or dictionaries of vectors, which are put end to end as
-    `gymnasium.wrappers.FlattenObservation` does to the environment's: AntMaze becomes
-    achieved_goal, desired_goal, observation. `info` carries the reference scores where the
-    metadata has them, and as `env_spec` the environment meant for evaluation.
+    Observations must be vectors, or dictionaries of vectors, which are put end to end by sorted
+    key, as `gymnasium.wrappers.FlattenObservation` does in Gymnasium-Robotics' environments:
+    AntMaze becomes achieved_goal, desired_goal, observation. `info` carries the reference scores
+    where the metadata has them, and as `env_spec` the environment meant for evaluation.
 
     Raises:
         InputError: not there, not readable, other spaces, or episodes that do not fit.
@@ -146,7 +146,7 @@ def _flat(space: Any, values: Any) -> NDArray[Any]:
     from gymnasium.spaces import Box, Dict
 
     if isinstance(space, Dict):
-        parts = [_flat(part, values[key]) for key, part in space.spaces.items()]
+        parts = [_flat(space[key], values[key]) for key in sorted(space.spaces)]
         return np.concatenate(parts, axis=1)
     if isinstance(space, Box) and len(space.shape) == 1:
         return np.asarray(values)
