@@ -112,7 +112,7 @@ class _Resuming:
                 if attempt == ATTEMPTS - 1:
                     raise
                 logger.info("%s broke off, trying again from where it stopped", url)
-        os.replace(self.part, output_file)
+        self.part.replace(output_file)
 
     def _append(self, url: str) -> None:
         have = self.part.stat().st_size if self.part.exists() else 0
@@ -120,14 +120,13 @@ class _Resuming:
         timeout = (CONNECT_SECONDS, READ_SECONDS)
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
             if answer.status_code == 416:  # nothing lies beyond what is here
-                if answer.headers.get("Content-Range", "").endswith(f"/{have}"):
-                    return
-                self.part.unlink()
-                return self._append(url)
+                if not answer.headers.get("Content-Range", "").endswith(f"/{have}"):
+                    self.part.unlink()
+                    self._append(url)
+                return
             answer.raise_for_status()
-            if answer.status_code != 206:
-                have = 0  # the server does not resume
-            self._write(answer, have)
+            resumes = answer.status_code == 206
+            self._write(answer, have if resumes else 0)
 
     def _write(self, answer: requests.Response, have: int) -> None:
         rest = int(answer.headers.get("Content-Length", 0))

@@ -24,7 +24,7 @@ REFERENCE_SCORES: dict[str, tuple[float, float]] = {
 }
 
 # what Gymnasium calls the same tasks
-_PREFIXES = ("adroithand", "franka")
+_PREFIX = re.compile("^(adroithand|franka)")
 
 
 def reference_scores(env_id: str) -> tuple[float, float] | None:
@@ -33,12 +33,8 @@ def reference_scores(env_id: str) -> tuple[float, float] | None:
     `Hopper-v2`, `Hopper-v5`, `hopper-medium-v2`, `mujoco/hopper/medium-v0`, `AdroitHandPen-v1`,
     `AntMaze_UMaze-v4` and `FrankaKitchen-v1` are all known; `Pendulum-v1` is not a pen.
     """
-    for word in re.split(r"[-_/]", env_id.lower()):
-        for prefix in _PREFIXES:
-            word = word.removeprefix(prefix)
-        if word in REFERENCE_SCORES:
-            return REFERENCE_SCORES[word]
-    return None
+    words = (_PREFIX.sub("", word) for word in re.split(r"[-_/]", env_id.lower()))
+    return next((REFERENCE_SCORES[word] for word in words if word in REFERENCE_SCORES), None)
 
 
 @overload
