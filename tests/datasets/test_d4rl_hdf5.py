@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from cmpolicy.datasets import TransitionDataset, load_hdf5
+from cmpolicy.errors import InputError
+
+REAL = Path(__file__).parents[3] / "shared" / "data"
+
+
+def test_a_file_gives_what_its_arrays_give(tmp_path, recorded, write_hdf5):
+    path = write_hdf5(tmp_path / "mine.hdf5", recorded, env_id="Hopper-v5")
+    dataset = load_hdf5(path)
+    for column, expected in zip(
+        dataset.transitions, TransitionDataset.from_arrays(**recorded).transitions, strict=True
+    ):
+        assert torch.equal(column, expected)
+    info = dataset.info
+    assert (info.dataset_id, info.source, info.path) == ("mine", "file", str(path))
+    assert (info.env_id, info.comparable) == ("Hopper-v5", False)
+
+
+def test_groups_and_strange_keys_are_left_alone(tmp_path, recorded, write_hdf5):
+    path = write_hdf5(tmp_path / "mine.hdf5", recorded, env_id=np.bytes_(b"Hopper-v5"))
+    with h5py.File(path, "a") as file:
+        file["infos/qpos"] = np.zeros((2, 3))
+        file["metadata/algorithm"] = "SAC"
+    assert load_hdf5(path).info.env_id == "Hopper-v5"
+
+
+def test_next_observations_are_read(tmp_path, recorded, write_hdf5):
+    recorded["next_observations"] = recorded["observations"] + 100
+    dataset = load_hdf5(write_hdf5(tmp_path / "mine.hdf5", recorded))
+    assert torch.equal(dataset.next_observations, dataset.observations + 100)
+
+
+def test_a_file_without_timeouts_can_be_cut_by_length(tmp_path, recorded, write_hdf5):
+    del recorded["timeouts"]
+    path = write_hdf5(tmp_path / "mine.hdf5", recorded)
+    assert len(load_hdf5(path)) == 59
+    assert len(load_hdf5(path, max_episode_steps=5)) < 59
+
+
+def test_no_file_and_no_hdf5(tmp_path):
+    with pytest.raises(InputError, match=r"no file at .*missing\.hdf5"):
+        load_hdf5(tmp_path / "missing.hdf5")
+    (tmp_path / "page.hdf5").write_text("<html>404</html>")
+    with pytest.raises(InputError, match="is not an HDF5 file"):
+        load_hdf5(tmp_path / "page.hdf5")
+    (tmp_path / "empty.hdf5").touch()
+    with pytest.raises(InputError, match="is not an HDF5 file"):
+        load_hdf5(tmp_path / "empty.hdf5")
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.95, 0.999])
+def test_a_truncated_file_is_one_line(tmp_path, recorded, write_hdf5, share):
+    path = write_hdf5(tmp_path / "cut.hdf5", recorded)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError, match="cut short or damaged") as error:
+        load_hdf5(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_chunk_is_one_line(tmp_path, recorded, write_hdf5):
+    path = write_hdf5(tmp_path / "bad.hdf5", recorded)
+    with h5py.File(path, "a") as file:
+        del file["rewards"]
+        rewards = file.create_dataset("rewards", data=recorded["rewards"], compression="gzip")
+        offset = rewards.id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="cut short or damaged"):
+        load_hdf5(path)
+
+
+def test_a_missing_key_says_what_is_there(tmp_path, recorded, write_hdf5):
+    del recorded["rewards"], recorded["terminals"]
+    path = write_hdf5(tmp_path / "mine.hdf5", recorded)
+    with pytest.raises(
+        InputError, match=r"has no rewards, terminals, expected .* holds actions, observations"
+    ):
+        load_hdf5(path)
+    with h5py.File(path, "a") as file:
+        file["rewards/mean"] = 1.0  # a group is no array
+        file["terminals"] = np.zeros(60, bool)
+    with pytest.raises(InputError, match="has no rewards, expected"):
+        load_hdf5(path)
+
+
+def test_wrong_arrays_name_the_file(tmp_path, recorded, write_hdf5):
+    recorded["rewards"][9] = np.nan
+    path = write_hdf5(tmp_path / "mine.hdf5", recorded)
+    with pytest.raises(InputError, match=r"mine\.hdf5: rewards\[9\] holds NaN"):
+        load_hdf5(path)
+
+
+def test_a_hundred_thousand_steps_load_in_well_under_a_second(tmp_path, write_hdf5):
+    steps = 100_000
+    path = write_hdf5(
+        tmp_path / "big.hdf5",
+        {
+            "observations": np.zeros((steps, 17), np.float32),
+            "actions": np.zeros((steps, 6), np.float32),
+            "rewards": np.zeros(steps, np.float32),
+            "terminals": np.zeros(steps, bool),
+            "timeouts": np.arange(steps) % 1000 == 999,
+        },
+    )
+    begin = time.perf_counter()
+    assert len(load_hdf5(path)) == steps - 100
+    assert time.perf_counter() - begin < 2.0  # a loop over the rows takes longer
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no recorded data beside the checkout")
+@pytest.mark.parametrize("name", ["hopper-medium", "walker2d-mixed", "pen-expert"])
+def test_recorded_files(name):
+    path = REAL / f"{name}.hdf5"
+    dataset = load_hdf5(path)
+    with h5py.File(path) as file:
+        dropped = np.asarray(file["timeouts"]).sum()
+        assert len(dataset) == len(file["rewards"]) - dropped
+        assert dataset.info.mean_return == pytest.approx(file.attrs["mean_return"], rel=0.005)
+        assert dataset.terminals.sum() == np.asarray(file["terminals"]).sum()
+    # consecutive transitions of an episode join up
+    joined = ~dataset.episode_ends[:-1]
+    assert torch.equal(dataset.next_observations[:-1][joined], dataset.observations[1:][joined])

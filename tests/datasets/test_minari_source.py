@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete
+
+from cmpolicy.datasets import load_hdf5, load_minari
+from cmpolicy.datasets.minari_source import download_minari
+from cmpolicy.errors import InputError
+
+minari = pytest.importorskip("minari")
+
+REAL = Path(__file__).parents[3] / "shared" / "data"
+
+
+@pytest.mark.parametrize("with_next", [False, True])
+def test_a_file_and_the_minari_dataset_made_from_it_are_identical(
+    tmp_path, recorded, write_hdf5, write_minari, with_next
+):
+    if with_next:  # a terminal's own, and a timeout's that D4RL drops
+        ends = recorded["terminals"] | recorded["timeouts"]
+        nexts = np.roll(recorded["observations"], -1, axis=0)
+        recorded["next_observations"] = np.where(ends[:, None], np.float32(100), nexts)
+    from_file = load_hdf5(write_hdf5(tmp_path / "mine.hdf5", recorded))
+    write_minari("test/mine-v0", recorded)
+    from_minari = load_minari("test/mine-v0")
+    for column, expected in zip(from_minari.transitions, from_file.transitions, strict=True):
+        assert torch.equal(column, expected)
+    assert torch.equal(from_minari.episode_ends, from_file.episode_ends)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no recorded data beside the checkout")
+def test_a_recorded_file_and_the_minari_dataset_made_from_it_are_identical(write_minari):
+    import h5py
+
+    path = REAL / "hopper-medium.hdf5"
+    with h5py.File(path) as file:
+        arrays = {key: values[()] for key, values in file.items()}
+    write_minari("test/hopper-v0", arrays)
+    from_file, from_minari = load_hdf5(path), load_minari("test/hopper-v0")
+    for column, expected in zip(from_minari.transitions, from_file.transitions, strict=True):
+        assert torch.equal(column, expected)
+
+
+def test_info_is_the_metadatas(recorded, write_minari):
+    options = {
+        "env": gym.make("Pendulum-v1").spec,
+        "eval_env": gym.make("Pendulum-v1", g=5.0).spec,
+        "ref_min_score": 1.0,
+        "ref_max_score": 3.0,
+        "num_episodes_average_score": 1,
+    }
+    directory = write_minari("mujoco/mine/medium-v0", recorded, **options)
+    info = load_minari("mujoco/mine/medium-v0").info
+    assert (info.dataset_id, info.source) == ("mujoco/mine/medium-v0", "minari")
+    assert (info.env_id, info.path, info.comparable) == ("Pendulum-v1", str(directory), True)
+    assert (info.ref_min_score, info.ref_max_score) == (1.0, 3.0)
+    assert json.loads(info.env_spec)["kwargs"]["g"] == 5.0  # the one meant for evaluation
+    assert load_minari(directory).info.dataset_id == "mujoco/mine/medium-v0"  # by directory
+
+
+class Goal(gym.Env):
+    """Observations as AntMaze and Kitchen have them."""
+
+    observation_space = Dict(
+        {
+            "observation": Box(-np.inf, np.inf, (3,)),
+            "desired_goal": Dict({"kettle": Box(-1, 1, (1,)), "burner": Box(-1, 1, (2,))}),
+            "achieved_goal": Box(-1, 1, (2,)),
+        }
+    )
+    action_space = Box(-1, 1, (2,))
+
+
+def test_dictionaries_are_flattened_as_the_environments_wrapper_does(create_minari):
+    seen = [Goal.observation_space.sample() for _ in range(6)]
+    stacked = {
+        "observation": np.stack([obs["observation"] for obs in seen]),
+        "desired_goal": {
+            part: np.stack([obs["desired_goal"][part] for obs in seen])
+            for part in ("kettle", "burner")
+        },
+        "achieved_goal": np.stack([obs["achieved_goal"] for obs in seen]),
+    }
+    steps = {"actions": np.zeros((5, 2), np.float32), "rewards": np.ones(5)}
+    flags = {"terminations": np.zeros(5, bool), "truncations": np.arange(5) == 4}
+    create_minari(
+        "test/goal-v0",
+        [{"observations": stacked, **steps, **flags}],
+        observation_space=Goal.observation_space,
+        action_space=Goal.action_space,
+    )
+    dataset = load_minari("test/goal-v0")
+    wrapper = gym.wrappers.FlattenObservation(Goal())
+    expected = np.float32([wrapper.observation(obs) for obs in seen])
+    np.testing.assert_array_equal(dataset.observations, expected[:-1])
+    np.testing.assert_array_equal(dataset.next_observations, expected[1:])
+    assert dataset.obs_dim == wrapper.observation_space.shape[0]
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ({"observation_space": Box(0, 1, (2, 2))}, "expected vectors or dictionaries of vectors"),
+        ({"action_space": Discrete(3)}, "the actions are Discrete"),
+    ],
+)
+def test_other_spaces_are_refused(recorded, write_minari, space, said):
+    if "observation_space" in space:
+        recorded["observations"] = recorded["observations"].reshape(-1, 2, 2)
+    else:
+        recorded["actions"] = np.zeros(60, np.int64)[:, None]
+    write_minari("test/odd-v0", recorded, **space)
+    with pytest.raises(InputError, match=f"test/odd-v0: .*{said}"):
+        load_minari("test/odd-v0")
+
+
+def test_nan_is_refused(recorded, write_minari):
+    recorded["actions"][9] = np.nan
+    write_minari("test/nan-v0", recorded)
+    with pytest.raises(InputError, match=r"test/nan-v0: actions\[\d+\] holds NaN"):
+        load_minari("test/nan-v0")
+
+
+def test_a_missing_and_a_damaged_dataset_are_one_line(recorded, places, write_minari):
+    with pytest.raises(InputError, match="no Minari dataset 'test/none-v0' in"):
+        load_minari("test/none-v0")
+    data = write_minari("test/mine-v0", recorded) / "data"
+    main = data / "main_data.hdf5"
+    main.write_bytes(main.read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"cannot be read .*delete it"):
+        load_minari("test/mine-v0")
+    main.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        load_minari("test/mine-v0")
+    (data / "metadata.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_minari("test/mine-v0")
+
+
+def test_a_remote_that_nobody_answers_for(places, monkeypatch):
+    with pytest.raises(InputError, match="cannot be reached"):
+        download_minari("mujoco/hopper/medium-v0")
+    monkeypatch.setenv("MINARI_REMOTE", "farama")
+    with pytest.raises(InputError, match="MINARI_REMOTE is 'farama', expected hf://"):
+        download_minari("mujoco/hopper/medium-v0")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no recorded data beside the checkout")
+def test_d4rls_door_as_minari_keeps_it(monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(REAL / "minari"))
+    dataset = load_minari("D4RL/door/human-v2")
+    assert (len(dataset), dataset.obs_dim, dataset.action_dim) == (6729, 39, 28)
+    assert (dataset.info.env_id, dataset.info.episodes) == ("AdroitHandDoor-v1", 25)
+    assert dataset.info.ref_max_score == pytest.approx(2940.578, abs=1e-3)
+    joined = ~dataset.episode_ends[:-1]
+    assert torch.equal(dataset.next_observations[:-1][joined], dataset.observations[1:][joined])

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+
+from cmpolicy.datasets import Batch, TransitionDataset, check_fits
+from cmpolicy.errors import InputError
+
+FIELDS = Batch._fields
+
+
+def qlearning_loop(arrays, max_episode_steps=None):
+    """What `d4rl.qlearning_dataset` keeps, step by step."""
+    kept = {field: [] for field in FIELDS}
+    episode_step = 0
+    for i in range(len(arrays["rewards"]) - 1):
+        if "timeouts" in arrays:
+            final = bool(arrays["timeouts"][i])
+        else:
+            final = episode_step + 1 == max_episode_steps
+        ended = bool(arrays["terminals"][i])
+        episode_step = 0 if ended or final else episode_step + 1
+        if final:
+            continue
+        nexts = arrays.get("next_observations")
+        row = (
+            arrays["observations"][i],
+            arrays["actions"][i],
+            arrays["rewards"][i],
+            arrays["observations"][i + 1] if nexts is None else nexts[i],
+            ended,
+        )
+        for field, value in zip(FIELDS, row, strict=True):
+            kept[field].append(value)
+    return {field: torch.tensor(np.array(rows, np.float32)) for field, rows in kept.items()}
+
+
+@pytest.mark.parametrize("with_next", [False, True])
+@pytest.mark.parametrize("max_episode_steps", [None, 1, 4, 7, 1000])
+@pytest.mark.parametrize("with_timeouts", [False, True])
+def test_equals_d4rls_loop(recorded, with_timeouts, max_episode_steps, with_next):
+    if with_next:
+        recorded["next_observations"] = recorded["observations"] + 100
+    if not with_timeouts:
+        del recorded["timeouts"]
+    if not with_timeouts and max_episode_steps == 1:
+        with pytest.raises(InputError, match="no step has a known next observation"):
+            TransitionDataset.from_arrays(**recorded, max_episode_steps=1)
+        return
+    dataset = TransitionDataset.from_arrays(**recorded, max_episode_steps=max_episode_steps)
+    for field, expected in qlearning_loop(recorded, max_episode_steps).items():
+        torch.testing.assert_close(getattr(dataset, field), expected, rtol=0, atol=0)
+
+
+def test_a_terminal_masks_and_a_timeout_drops():
+    dataset = TransitionDataset.from_arrays(
+        observations=[[0.0], [1.0], [2.0], [3.0], [4.0], [5.0]],
+        actions=[[0.0], [0.1], [0.2], [0.3], [0.4], [0.5]],
+        rewards=[10, 11, 12, 13, 14, 15],
+        terminals=[0, 1, 0, 0, 0, 0],
+        timeouts=[0, 0, 0, 1, 0, 0],
+    )
+    assert dataset.observations[:, 0].tolist() == [0, 1, 2, 4]
+    assert dataset.next_observations[:, 0].tolist() == [1, 2, 3, 5]
+    assert dataset.terminals.tolist() == [0, 1, 0, 0]
+    assert dataset.rewards.tolist() == [10, 11, 12, 14]
+    assert dataset.episode_ends.tolist() == [False, True, True, True]
+    assert dataset.episode_returns().tolist() == [21, 12, 14]
+    assert (dataset.info.transitions, dataset.info.episodes) == (4, 3)
+    assert dataset.info.mean_return == pytest.approx((21 + 25 + 29) / 3)  # as recorded
+
+
+class Episode:
+    def __init__(self, observations, actions, rewards, terminations):
+        self.observations, self.actions = observations, actions
+        self.rewards, self.terminations = rewards, terminations
+
+
+def test_an_episode_has_one_observation_more_than_actions():
+    episodes = [
+        Episode([[0.0], [1.0], [2.0], [3.0]], [[0.1], [0.2], [0.3]], [1, 2, 3], [0, 0, 1]),
+        Episode([[7.0], [8.0]], [[0.7]], [7], [0]),  # truncated: its last step is known
+        Episode([[9.0]], np.zeros((0, 1)), [], []),  # reset, and left
+    ]
+    dataset = TransitionDataset.from_episodes(episodes)
+    assert dataset.observations[:, 0].tolist() == [0, 1, 2, 7]
+    assert dataset.next_observations[:, 0].tolist() == [1, 2, 3, 8]
+    assert dataset.actions[:, 0].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.7])
+    assert dataset.terminals.tolist() == [0, 0, 1, 0]
+    assert dataset.episode_ends.tolist() == [False, False, True, True]
+    assert dataset.info.mean_return == pytest.approx(6.5)
+
+
+def test_episodes_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match=r"episode 0 has 2 observations, 2 actions.*T\+1"):
+        TransitionDataset.from_episodes([Episode([[0.0], [1.0]], [[0.0], [0.0]], [0, 0], [0, 0])])
+    with pytest.raises(InputError, match="no steps"):
+        TransitionDataset.from_episodes([])
+    one = Episode([[0.0], [1.0]], [[0.0]], [0], [0])
+    two = Episode([[0.0, 0.0], [1.0, 1.0]], [[0.0]], [0], [0])
+    with pytest.raises(InputError, match=r"observations has steps of shapes \(1,\) and \(2,\)"):
+        TransitionDataset.from_episodes([one, two])
+
+
+@pytest.mark.parametrize("key", ["observations", "actions", "rewards", "next_observations"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_inf_name_the_first_bad_row(recorded, key, value):
+    recorded["next_observations"] = recorded["observations"].copy()
+    recorded[key][[17, 40]] = value
+    with pytest.raises(InputError, match=rf"{key}\[17\] holds NaN or inf .* 2 of 60"):
+        TransitionDataset.from_arrays(**recorded)
+
+
+def test_a_float64_beyond_float32_is_refused(recorded):
+    recorded["rewards"] = recorded["rewards"].astype(np.float64)
+    recorded["rewards"][3] = 1e300
+    with pytest.raises(InputError, match=r"rewards\[3\] holds NaN or inf"):
+        TransitionDataset.from_arrays(**recorded)
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "said"),
+    [
+        ("observations", lambda a: a[:, 0], r"observations has shape \(60,\), expected \(steps"),
+        ("actions", lambda a: a[:, None], r"actions has shape \(60, 1, 2\)"),
+        ("rewards", lambda a: a[:, None].repeat(2, 1), r"rewards has shape \(60, 2\)"),
+        ("rewards", lambda a: a[:-1], "differ in length .*rewards 59"),
+        ("actions", lambda a: a.astype(str), "actions has dtype <U"),
+        ("terminals", lambda a: a * 0.5, r"terminals\[6\] is 0.5, expected 0 or 1"),
+        ("timeouts", lambda a: a * 2, r"timeouts\[18\] is 2, expected 0 or 1"),
+        ("observations", lambda a: a[:0], r"shape \(0, 4\)"),
+        ("observations", lambda a: [[0.0], [0.0, 1.0]], "ragged"),
+    ],
+)
+def test_wrong_arrays_are_refused(recorded, key, wrong, said):
+    recorded[key] = wrong(recorded[key])
+    with pytest.raises(InputError, match=said):
+        TransitionDataset.from_arrays(**recorded)
+
+
+def test_other_wrong_arguments_are_refused(recorded):
+    nexts = recorded["observations"][:, :3]
+    with pytest.raises(InputError, match=r"next_observations has shape \(60, 3\)"):
+        TransitionDataset.from_arrays(**recorded, next_observations=nexts)
+    del recorded["timeouts"]
+    with pytest.raises(InputError, match="max_episode_steps is 0"):
+        TransitionDataset.from_arrays(**recorded, max_episode_steps=0)
+
+
+def test_columns_are_taken_as_vectors(recorded):
+    flat = TransitionDataset.from_arrays(**recorded)
+    for key in ("rewards", "terminals", "timeouts"):
+        recorded[key] = recorded[key].astype(np.float64)[:, None]
+    columns = TransitionDataset.from_arrays(**recorded)
+    assert columns.rewards.shape == (len(flat),)
+    torch.testing.assert_close(columns.terminals, flat.terminals)
+
+
+def test_the_callers_arrays_are_neither_shared_nor_changed(recorded):
+    recorded["observations"].flags.writeable = False  # torch warns of sharing such an array
+    before = {key: array.copy() for key, array in recorded.items()}
+    dataset = TransitionDataset.from_arrays(**recorded)
+    dataset.rewards += 1
+    for key, array in recorded.items():
+        np.testing.assert_array_equal(array, before[key])
+
+
+def test_samples_are_rows_of_the_data_and_follow_the_generator(recorded):
+    dataset = TransitionDataset.from_arrays(**recorded)
+    batch = dataset.sample(500, torch.Generator().manual_seed(1))
+    again = dataset.sample(500, torch.Generator().manual_seed(1))
+    assert [tuple(column.shape) for column in batch] == [
+        (500, 4),
+        (500, 2),
+        (500,),
+        (500, 4),
+        (500,),
+    ]
+    assert all(column.dtype == torch.float32 for column in batch)
+    rows = (batch.observations[:, None] == dataset.observations).all(-1).int().argmax(1)
+    assert set(rows.tolist()) == set(range(len(dataset)))  # every transition is drawn
+    for column, repeated, whole in zip(batch, again, dataset.transitions, strict=True):
+        assert torch.equal(column, repeated)
+        assert torch.equal(column, whole[rows])
+
+
+def test_statistics_have_a_floor(recorded):
+    recorded["observations"][:, 1] = 3.0
+    dataset = TransitionDataset.from_arrays(**recorded)
+    kept = dataset.observations.numpy()
+    np.testing.assert_allclose(dataset.observation_mean, kept.mean(0), atol=1e-6)
+    np.testing.assert_allclose(
+        dataset.observation_std[[0, 2, 3]], kept.std(0)[[0, 2, 3]], rtol=1e-5
+    )
+    assert dataset.observation_std[1] == pytest.approx(1e-3)
+
+
+def test_replace_and_to_keep_the_rest(recorded):
+    dataset = TransitionDataset.from_arrays(**recorded)
+    doubled = dataset.replace(rewards=2 * dataset.rewards).to("cpu")
+    assert torch.equal(doubled.rewards, 2 * dataset.rewards)
+    assert torch.equal(doubled.observations, dataset.observations)
+    assert torch.equal(doubled.episode_ends, dataset.episode_ends)
+    assert doubled.info == dataset.info
+    with pytest.raises(InputError, match="rewards has shape"):
+        dataset.replace(rewards=dataset.rewards[:, None])
+
+
+def test_check_fits(recorded):
+    dataset = TransitionDataset.from_arrays(**recorded)
+    observations, actions = Box(-np.inf, np.inf, (4,)), Box(-1, 1, (2,))
+    check_fits(dataset, observations, actions)
+    with pytest.raises(InputError, match=r"observations have 4 entries, expected.*3"):
+        check_fits(dataset, Box(-np.inf, np.inf, (3,)), actions)
+    with pytest.raises(InputError, match="actions have 2 entries"):
+        check_fits(dataset, observations, gym.spaces.Discrete(2))
+    dataset.actions[5, 1] = 1.00005  # rounding
+    check_fits(dataset, observations, actions)
+    dataset.actions[5, 1] = 1.1
+    with pytest.raises(InputError, match=r"action 5 of the dataset.*1\.1.*expected between"):
+        check_fits(dataset, observations, actions)
