@@ -4,40 +4,98 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from cmpolicy.consistency.ema import ema_update
-from cmpolicy.datasets.transitions import Batch
-from cmpolicy.policy import ConsistencyPolicy
+from cmpolicy.consistency.sampling import few_step_levels
+from cmpolicy.datasets.transitions import Batch, TransitionDataset
+from cmpolicy.errors import InputError
+from cmpolicy.policy import ConsistencyPolicy, PolicyConfig
 
 M = TypeVar("M", bound=nn.Module)
+FloatArray = npt.NDArray[np.float32]
 Metrics = dict[str, Tensor]  # scalars on the device; nobody reads them between two logs
 
 
+class Spaces(NamedTuple):
+    """What an agent must know of its environment."""
+
+    obs_dim: int
+    action_low: list[float]
+    action_high: list[float]
+
+    @property
+    def action_dim(self) -> int:
+        """Size of an action."""
+        return len(self.action_low)
+
+
+@dataclass
+class AgentConfig:
+    """Hyperparameters that every agent has.
+
+    Attributes:
+        algorithm: which agent, a name in `cmpolicy.agents.AGENTS`.
+        name: of this configuration of it, for the run and the results.
+        policy: see `PolicyConfig`.
+        learning_rate: of Adam, for the policy.
+        ema_decay: of the averaged policy that acts, an update.
+        max_grad_norm: gradients are clipped to this norm, network by network; 0 for never.
+    """
+
+    algorithm: str = "agent"
+    name: str = "agent"
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    learning_rate: float = 3e-4
+    ema_decay: float = 0.999
+    max_grad_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.max_grad_norm < 0 or not 0 <= self.ema_decay < 1:
+            raise ValueError(
+                "need learning_rate > 0, max_grad_norm ≥ 0 and 0 ≤ ema_decay < 1, got "
+                f"{self.learning_rate}, {self.max_grad_norm} and {self.ema_decay}"
+            )
+
+
 class Agent(nn.Module):
-    """A learner for one seed. A subclass writes losses and `update`.
+    """A learner for one seed. A subclass writes its losses and `update`.
 
     Attributes:
         policy: the actor that is trained.
-        average_policy: the exponential moving average of it, which acts and gives targets.
+        average_policy: its exponential moving average, which acts.
         step: number of updates done, () int64 on the device.
         total_steps: length K of the training, for curricula.
     """
 
+    Config: ClassVar[type[AgentConfig]] = AgentConfig
     step: Tensor
 
-    def __init__(self, policy: ConsistencyPolicy, total_steps: int, ema_decay: float) -> None:
+    def __init__(self, spaces: Spaces, config: AgentConfig, total_steps: int) -> None:
         super().__init__()
-        self.policy = policy
-        self.average_policy = frozen_copy(policy)
+        self.policy = ConsistencyPolicy(
+            spaces.obs_dim,
+            spaces.action_dim,
+            spaces.action_low,
+            spaces.action_high,
+            config.policy,
+        )
+        self.average_policy = frozen_copy(self.policy)
+        self.config = config
         self.total_steps = total_steps
-        self.ema_decay = ema_decay
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self.max_grad_norm: float = 0.0
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def fit_normalizers(self, dataset: TransitionDataset) -> None:
+        """Measure the statistics of the data, before the first update."""
+        for policy in (self.policy, self.average_policy):
+            policy.fit_normalizers(dataset.observations, dataset.actions)
 
     @property
     def progress(self) -> Tensor:
@@ -55,19 +113,57 @@ class Agent(nn.Module):
         """
         optimizer = self.optimizers[name]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for parameter, gradient in zip(
-            parameters, torch.autograd.grad(loss, parameters), strict=True
-        ):
+        gradients = torch.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        if self.max_grad_norm > 0:
-            nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
+        if self.config.max_grad_norm > 0:
+            nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm, foreach=True)
         optimizer.step()
 
     def finish_step(self) -> None:
         """Move the averages of the policy and count the update."""
         self.policy.update_target(self.progress)
-        ema_update(self.average_policy, self.policy, self.ema_decay)
+        ema_update(self.average_policy, self.policy, self.config.ema_decay)
         self.step += 1
+
+    def value(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """How good actions are, (B,), for choosing among candidates.
+
+        Raises:
+            InputError: for an agent without a critic.
+        """
+        raise InputError(f"agent {self.config.name} has no critic to choose actions by")
+
+    @torch.inference_mode()
+    def act(
+        self,
+        observations: FloatArray,
+        *,
+        best_of: int = 1,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> FloatArray:
+        """Actions of the averaged policy: (N, obs_dim) → (N, action_dim).
+
+        Args:
+            best_of: candidates an observation, of which `value` picks the best.
+            steps: network calls an action, if not those of the policy.
+        """
+        policy = self.average_policy
+        levels = None if steps is None else few_step_levels(steps, policy.parameterization)
+        obs = torch.from_numpy(observations).to(self.step.device)
+        obs = obs.repeat_interleave(best_of, dim=0)
+        actions = policy(obs, levels=levels, generator=generator)
+        if best_of > 1:
+            values = self.value(obs, actions).view(-1, best_of)
+            chosen = self.choose(values, generator)
+            actions = actions.view(-1, best_of, actions.shape[1])[torch.arange(len(chosen)), chosen]
+        result: FloatArray = actions.cpu().numpy()
+        return result
+
+    def choose(self, values: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The index of the candidate to take: (N, candidates) → (N,) int64."""
+        return values.argmax(1)
 
     def training_state(self) -> dict[str, Any]:
         """Everything that a resumed training needs."""
@@ -75,10 +171,18 @@ class Agent(nn.Module):
         return {"modules": dict(self.state_dict()), "optimizers": optimizers}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what `training_state` gave."""
-        self.load_state_dict(state["modules"])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+        """Restore what `training_state` gave.
+
+        Raises:
+            InputError: if it is another agent's.
+        """
+        try:
+            self.load_state_dict(state["modules"])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"the checkpoint does not fit agent {self.config.name}: {reason}") from error
 
 
 def frozen_copy(module: M) -> M:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from cmpolicy.agents.agent import Agent, Metrics, adam
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cmpolicy.agents.agent import Agent, AgentConfig, Metrics, Spaces, adam
 from cmpolicy.datasets.transitions import Batch
-from cmpolicy.policy import ConsistencyPolicy
+
+
+@dataclass
+class BCConfig(AgentConfig):
+    """Nothing beyond what every agent has."""
+
+    algorithm: str = "bc"
+    name: str = "bc"
 
 
 class ConsistencyBC(Agent):
     """Consistency-BC (Ding & Jin 2024, §4.1): min_θ E_{(s,a)~D} L_consistency(a | s)."""
 
-    def __init__(
-        self,
-        policy: ConsistencyPolicy,
-        *,
-        total_steps: int,
-        learning_rate: float = 3e-4,
-        ema_decay: float = 0.999,
-    ) -> None:
-        super().__init__(policy, total_steps, ema_decay)
-        self.optimizers["policy"] = adam(policy, learning_rate)
+    Config: ClassVar[type[AgentConfig]] = BCConfig
+
+    def __init__(self, spaces: Spaces, config: BCConfig, total_steps: int) -> None:
+        super().__init__(spaces, config, total_steps)
+        self.optimizers["policy"] = adam(self.policy, config.learning_rate)
 
     def update(self, batch: Batch) -> Metrics:
+        """Algorithm: one step on L_consistency."""
         loss = self.policy.loss(batch.observations, batch.actions, self.progress)
         self.minimize("policy", loss)
         self.finish_step()

@@ -143,7 +143,7 @@ class TrigFlowParameterization:
 
 Parameterization = KarrasParameterization | TrigFlowParameterization
 
-PARAMETERIZATIONS: dict[str, type[KarrasParameterization] | type[TrigFlowParameterization]] = {
+PARAMETERIZATIONS: dict[str, type[KarrasParameterization | TrigFlowParameterization]] = {
     "karras": KarrasParameterization,
     "trigflow": TrigFlowParameterization,
     "ding_jin": DingJinParameterization,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def multistep(
 
 def check_levels(levels: Sequence[float], boundary: float) -> None:
     """Raise ValueError unless `levels` decreases strictly and stays above `boundary`."""
-    decreasing = all(a > b for a, b in zip(levels[:-1], levels[1:], strict=True))
+    decreasing = all(a > b for a, b in pairwise(levels))
     if not levels or not decreasing or levels[-1] <= boundary:
         raise ValueError(
             f"levels must be strictly decreasing and above {boundary:g}, got {list(levels)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -27,6 +28,7 @@ class Episodes:
 
     @property
     def mean_return(self) -> float:
+        """Mean over episodes."""
         return float(self.returns.mean())
 
     @property
@@ -37,10 +39,7 @@ class Episodes:
 
 
 def roll_out(
-    act: Act,
-    make_env: Callable[[], gymnasium.Env[FloatArray, FloatArray]],
-    episodes: int,
-    seed: int,
+    act: Act, make_env: Callable[[], gymnasium.Env[Any, Any]], episodes: int, seed: int
 ) -> Episodes:
     """One episode in each of `episodes` environments, stepped together.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +68,7 @@ class EnsembleCritic(nn.Module):
         self.ensemble = ensemble
         widths = [obs_dim + action_dim, *hidden]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        for inputs, outputs in pairwise(widths):
             layers.append(EnsembleLinear(ensemble, inputs, outputs))
             if layer_norm:
                 layers.append(EnsembleLayerNorm(ensemble, outputs))

@@ -51,7 +51,7 @@ class SinusoidalEmbedding(nn.Module):
         return self.network(torch.cat((phase.sin(), phase.cos()), dim=1))  # type: ignore[no-any-return]
 
 
-EMBEDDINGS: dict[str, type[FourierEmbedding] | type[SinusoidalEmbedding]] = {
+EMBEDDINGS: dict[str, type[FourierEmbedding | SinusoidalEmbedding]] = {
     "fourier": FourierEmbedding,
     "sinusoidal": SinusoidalEmbedding,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 
 class Interrupted(Exception):
@@ -26,7 +26,7 @@ class InterruptionGuard:
         self.signum = 0
         self.previous: dict[int, Any] = {}
 
-    def __enter__(self) -> InterruptionGuard:
+    def __enter__(self) -> Self:
         for signum in (signal.SIGINT, signal.SIGTERM):
             self.previous[signum] = signal.signal(signum, self.handle)
         return self

@@ -1,0 +1,156 @@
+"""Every key of the configuration, its type, its default and its range.
+
+Hydra composes `configs/` against these dataclasses, so a wrong key or type is refused; agents keep
+theirs beside their code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from cmpolicy.agents import AGENTS
+
+PACKAGE = Path(__file__).resolve().parent
+# In a wheel the configurations are inside the package, in a checkout beside it. The path is
+# absolute because Hydra resolves a relative one against the calling script.
+CONFIG_PATH = str(PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs")
+
+
+def check_positive(config: object, *names: str) -> None:
+    """Raise ValueError unless the named fields are at least 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+
+
+@dataclass
+class EnvConfig:
+    """A task: where its data is, and where a policy for it is evaluated.
+
+    Attributes:
+        name: what the run and the results call it.
+        id: Gymnasium id of the evaluation environment; null for the one that belongs to the data.
+        d4rl_id, d4rl_env_id: the D4RL dataset, and the environment that its data goes with.
+        minari_id: the Minari dataset.
+        reward: a name in `cmpolicy.datasets.rewards`.
+        ding_jin: published per-task settings of Consistency-AC, read by `agent=ac_ding_jin`.
+    """
+
+    name: str = MISSING
+    id: str | None = None
+    d4rl_id: str | None = None
+    d4rl_env_id: str | None = None
+    minari_id: str | None = None
+    reward: str = "none"
+    ding_jin: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DatasetConfig:
+    """Where the transitions come from.
+
+    Attributes:
+        source: ``auto`` (see the README for the order), or the one source to use.
+        path: a D4RL-layout HDF5 file, a Minari dataset's directory or id.
+    """
+
+    source: str = "auto"
+    path: str | None = None
+
+
+@dataclass
+class EvalConfig:
+    """Evaluation in the environment.
+
+    Attributes:
+        every: updates between two evaluations.
+        episodes: of each evaluation during training.
+        final_episodes: of the evaluation of the last and the best checkpoint at the end.
+    """
+
+    every: int = 10_000
+    episodes: int = 10
+    final_episodes: int = 20
+
+    def __post_init__(self) -> None:
+        check_positive(self, "every", "episodes", "final_episodes")
+
+
+@dataclass
+class RLConfig:
+    """Offline reinforcement learning: `python -m cmpolicy.train env=NAME`.
+
+    Attributes:
+        steps: updates in the whole run.
+        seed: of weights, data order and noise; evaluation uses others derived from it.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: CPU threads; null for torch's own choice.
+        log_every, checkpoint_every: updates between two logs, two checkpoints.
+        output_dir: where runs go.
+        run_dir: this run's directory; null for one named after task, agent, seed and time.
+        resume: a run to go on with.
+        progress: show a progress bar.
+    """
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    agent: Any = MISSING
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    steps: int = 100_000
+    batch_size: int = 256
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    log_every: int = 500
+    checkpoint_every: int = 5_000
+    output_dir: str = "runs"
+    run_dir: str | None = None
+    resume: str | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive(self, "steps", "batch_size", "log_every", "checkpoint_every")
+
+
+@dataclass
+class EvaluateConfig:
+    """`python -m cmpolicy.evaluate run=RUN`.
+
+    Attributes:
+        run: a run directory.
+        checkpoint: ``last`` or ``best``.
+        episodes: how many.
+        seed: the first episode's.
+        steps: network calls an action; null for what the policy was trained with.
+        best_of: actions drawn an observation, of which the critic picks the best.
+        video: write the first episode as video.mp4.
+        device: as in training.
+    """
+
+    run: str = MISSING
+    checkpoint: str = "last"
+    episodes: int = 20
+    seed: int = 1_000
+    steps: int | None = None
+    best_of: int = 1
+    video: bool = False
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_positive(self, "episodes", "best_of")
+        if self.checkpoint not in ("last", "best"):
+            raise ValueError(f"checkpoint must be last or best, got {self.checkpoint!r}")
+
+
+def register_schemas() -> None:
+    """Make the dataclasses known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name="rl_schema", node=RLConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+    for name, agent in AGENTS.items():
+        store.store(group="agent", name=f"{name}_schema", node=agent.Config)

@@ -1,0 +1,64 @@
+"""Scores of an agent in its environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from cmpolicy.evaluation.environments import make_env
+from cmpolicy.evaluation.rollout import Act, Episodes, roll_out
+
+
+@dataclass(frozen=True)
+class Score:
+    """The outcome of an evaluation.
+
+    Attributes:
+        mean_return, return_standard_error: in the environment's reward.
+        normalized_score, score_standard_error: 0 is random and 100 the reference expert's mean
+            return; None where no reference is known.
+        episodes: how many, and `mean_length` their mean number of steps.
+    """
+
+    mean_return: float
+    return_standard_error: float
+    normalized_score: float | None
+    score_standard_error: float | None
+    episodes: int
+    mean_length: float
+
+    @property
+    def headline(self) -> float:
+        """What checkpoints are compared by: the normalised score, or else the return."""
+        return self.mean_return if self.normalized_score is None else self.normalized_score
+
+
+def score_of(episodes: Episodes, references: tuple[float, float] | None) -> Score:
+    """Summarise episodes; `references` are D4RL's (minimum, maximum) return of the task."""
+    mean, error = episodes.mean_return, episodes.standard_error
+    low, high = references or (0.0, 0.0)
+    return Score(
+        mean_return=mean,
+        return_standard_error=error,
+        normalized_score=100 * (mean - low) / (high - low) if references else None,
+        score_standard_error=100 * error / (high - low) if references else None,
+        episodes=len(episodes.returns),
+        mean_length=float(episodes.lengths.mean()),
+    )
+
+
+def evaluate_agent(
+    act_with: Callable[[torch.Generator], Act],
+    env_id: str,
+    references: tuple[float, float] | None,
+    episodes: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Score:
+    """Roll out and score. The policy's noise comes from a generator of its own, seeded by `seed`."""
+    generator = torch.Generator(device=device).manual_seed(seed)
+    rolled = roll_out(act_with(generator), partial(make_env, env_id), episodes, seed)
+    return score_of(rolled, references)

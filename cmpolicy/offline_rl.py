@@ -1,0 +1,174 @@
+"""Offline RL for the loop: data, agent, environment and results, put together from a configuration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from cmpolicy.agents import AGENTS, Agent, Spaces
+from cmpolicy.config import EnvConfig, RLConfig
+from cmpolicy.datasets.reference_scores import reference_scores
+from cmpolicy.datasets.resolve import resolve_dataset
+from cmpolicy.datasets.rewards import transform_rewards
+from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset, check_fits
+from cmpolicy.errors import InputError
+from cmpolicy.evaluation.environments import make_env
+from cmpolicy.evaluation.learning_curve import draw_learning_curve
+from cmpolicy.evaluation.rollout import Act
+from cmpolicy.evaluation.score import Score, evaluate_agent
+from cmpolicy.training.loop import Evaluation
+from cmpolicy.training.run_directory import RunDirectory
+
+log = logging.getLogger("cmpolicy")
+
+
+class OfflineRL:
+    """One agent on one dataset, evaluated in one environment.
+
+    Attributes:
+        dataset: on the device, rewards transformed.
+        learner: the agent.
+        env_id: of the evaluation environment.
+        references: D4RL's (minimum, maximum) return, or None.
+
+    Raises:
+        InputError: for anything that does not exist or fit.
+    """
+
+    def __init__(self, config: RLConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        env = config.env
+        if config.dataset.path is None and not (env.d4rl_id or env.minari_id):
+            raise InputError(
+                "no task: give env=NAME, such as env=hopper-medium, or dataset.path=FILE with env.id=ID"
+            )
+        dataset = resolve_dataset(
+            env.name,
+            d4rl_id=env.d4rl_id,
+            minari_id=env.minari_id,
+            source=config.dataset.source,
+            path=config.dataset.path,
+        )
+        self.info = dataset.info
+        self.env_id = evaluation_env_id(env, dataset.info)
+        self.references = references_of(self.env_id, dataset.info)
+        self.spaces = fitting_spaces(self.env_id, dataset)
+        self.dataset = transform_rewards(dataset, env.reward).to(device)
+        self.learner = build_agent(config, self.spaces).to(device)
+        self.learner.fit_normalizers(self.dataset)
+        self.announce()
+
+    def announce(self) -> None:
+        """Say what is trained on what; loudly, where scores do not compare."""
+        info = self.info
+        log.info("evaluation: %s   agent: %s", self.env_id, self.config.agent.name)
+        if not info.comparable and info.source != "sample":  # which has warned already
+            log.warning(
+                "WARNING: scores on this data (%s) are NOT comparable with published ones.",
+                info.source,
+            )
+
+    def score(self, episodes: int, seed: int) -> Score:
+        """Evaluate the learner as it stands."""
+        return evaluate_agent(
+            act_with(self.learner), self.env_id, self.references, episodes, seed, self.device
+        )
+
+    def evaluate(self, step: int) -> Evaluation:
+        """The evaluation during training: the same environment seeds each time."""
+        score = self.score(self.config.eval.episodes, 10_000 * (self.config.seed + 1))
+        scalars = {f"eval/{k}": float(v) for k, v in asdict(score).items() if v is not None}
+        return Evaluation(step, score.headline, scalars)
+
+    def final_score(self) -> Score:
+        """The evaluation at the end, on environment seeds that no checkpoint was chosen by."""
+        return self.score(self.config.eval.final_episodes, 10_000 * (self.config.seed + 1) + 5_000)
+
+    def data_score(self) -> float:
+        """The mean of the data's own episodes, in the unit of the learning curve."""
+        if self.references is None:
+            return self.info.mean_return
+        low, high = self.references
+        return 100 * (self.info.mean_return - low) / (high - low)
+
+    def draw(self, run: RunDirectory, evaluations: list[Evaluation]) -> None:
+        """Write learning_curve.png."""
+        normalized = self.references is not None
+        key = "eval/score_standard_error" if normalized else "eval/return_standard_error"
+        draw_learning_curve(
+            run.path / "learning_curve.png",
+            [e.step for e in evaluations],
+            [e.score for e in evaluations],
+            [e.scalars[key] for e in evaluations],
+            title=f"{self.config.agent.name} on {self.info.dataset_id} ({self.info.source})",
+            ylabel="normalised score" if normalized else "return",
+            data_mean=self.data_score() if np.isfinite(self.info.mean_return) else None,
+        )
+
+    def description(self) -> dict[str, Any]:
+        """What a result must say of its data and environment."""
+        dataset = asdict(self.info)
+        if self.references is not None:
+            dataset["mean_normalized_score"] = self.data_score()
+        return {
+            "task": self.config.env.name,
+            "agent": self.config.agent.name,
+            "seed": self.config.seed,
+            "dataset": dataset,
+            "environment": {"id": self.env_id, "reference_returns": self.references},
+            "spaces": self.spaces._asdict(),
+        }
+
+
+def build_agent(config: RLConfig, spaces: Spaces) -> Agent:
+    """The agent that `config.agent` describes, untrained."""
+    algorithm = config.agent.algorithm
+    if algorithm not in AGENTS:
+        raise InputError(f"unknown algorithm {algorithm!r}, expected one of {', '.join(AGENTS)}")
+    return AGENTS[algorithm](spaces, config.agent, config.steps)
+
+
+def act_with(agent: Agent, best_of: int = 1, steps: int | None = None) -> Callable[..., Act]:
+    """A function that binds the agent's noise to a generator, for `evaluate_agent`."""
+
+    def bind(generator: torch.Generator) -> Act:
+        return lambda obs: agent.act(obs, best_of=best_of, steps=steps, generator=generator)
+
+    return bind
+
+
+def evaluation_env_id(env: EnvConfig, info: DatasetInfo) -> str:
+    """The configured environment, else the one recorded with the data, else D4RL's.
+
+    Raises:
+        InputError: if none is known.
+    """
+    env_id = env.id or info.env_id or env.d4rl_env_id
+    if env_id is None:
+        raise InputError(
+            f"{info.dataset_id} does not say which environment it is from; give env.id="
+        )
+    return env_id
+
+
+def references_of(env_id: str, info: DatasetInfo) -> tuple[float, float] | None:
+    """D4RL's reference returns of the environment, else those recorded with the data."""
+    if info.ref_min_score is not None and info.ref_max_score is not None:
+        return info.ref_min_score, info.ref_max_score
+    return reference_scores(env_id)
+
+
+def fitting_spaces(env_id: str, dataset: TransitionDataset) -> Spaces:
+    """The environment's spaces, which the dataset is held against."""
+    env = make_env(env_id)
+    try:
+        check_fits(dataset, env.observation_space, env.action_space)
+        low, high = env.action_space.low, env.action_space.high
+        return Spaces(dataset.obs_dim, low.tolist(), high.tolist())
+    finally:
+        env.close()
