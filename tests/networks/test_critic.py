@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cmpolicy.networks.critic import EnsembleCritic, EnsembleLayerNorm, EnsembleLinear
 from cmpolicy.networks.mlp import ACTIVATIONS
@@ -31,9 +31,9 @@ def member_by_hand(critic: EnsembleCritic, e: int, x: Tensor, activation: nn.Mod
     """Member e as an ordinary MLP on its own slices of the weights."""
     for layer in critic.layers:
         if isinstance(layer, EnsembleLinear):
-            x = F.linear(x, layer.weight[e].T, layer.bias[e, 0])
+            x = functional.linear(x, layer.weight[e].T, layer.bias[e, 0])
         elif isinstance(layer, EnsembleLayerNorm):
-            x = F.layer_norm(x, x.shape[-1:], layer.weight[e, 0], layer.bias[e, 0])
+            x = functional.layer_norm(x, x.shape[-1:], layer.weight[e, 0], layer.bias[e, 0])
         else:
             x = activation(x)
     return x[:, 0]
@@ -87,7 +87,7 @@ def test_layer_norm_per_member_against_torch() -> None:
     x = 4 + 3 * torch.randn(3, 7, 5)
     y = norm(x)
     for e in range(3):
-        expected = F.layer_norm(x[e], (5,), norm.weight[e, 0], norm.bias[e, 0])
+        expected = functional.layer_norm(x[e], (5,), norm.weight[e, 0], norm.bias[e, 0])
         torch.testing.assert_close(y[e], expected, rtol=1e-5, atol=1e-5)
 
 
