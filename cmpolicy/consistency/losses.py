@@ -32,6 +32,11 @@ def squared(difference: Tensor) -> Tensor:
     return difference.flatten(1).square().sum(1)
 
 
+def mean_squared(difference: Tensor) -> Tensor:
+    """‖Δ‖²/d of each sample: (B, …) → (B,)."""
+    return difference.flatten(1).square().mean(1)
+
+
 def l1(difference: Tensor) -> Tensor:
     """‖Δ‖₁ of each sample: (B, …) → (B,)."""
     return difference.flatten(1).abs().sum(1)
@@ -46,6 +51,7 @@ def pseudo_huber(difference: Tensor) -> Tensor:
 
 METRICS: dict[str, Callable[[Tensor], Tensor]] = {
     "squared": squared,
+    "mean_squared": mean_squared,
     "l1": l1,
     "pseudo_huber": pseudo_huber,
 }
@@ -84,7 +90,7 @@ def neighbour_difference(
     sigma_low: Tensor,
     sigma_high: Tensor,
 ) -> Tensor:
-    """f_θ(x₀ + σ_{n+1} z, σ_{n+1}) − f_θ⁻(x₀ + σ_n z, σ_n), the same z: Song et al. 2023, eq. 10."""
+    """f_θ(x₀ + σ_{n+1} z, σ_{n+1}) − f_θ⁻(x₀ + σ_n z, σ_n), one z: Song et al. 2023, eq. 10."""
     with torch.no_grad():
         target = f_target(x0 + expand_as(sigma_low, x0) * noise, sigma_low)
     return f(x0 + expand_as(sigma_high, x0) * noise, sigma_high) - target
@@ -106,6 +112,8 @@ class ConsistencyTraining:
         mu0: decay of the target network at the start.
         metric: a name in METRICS.
         weight: "uniform" (λ = 1), or "inverse" (λ = 1/(σ_{n+1} − σ_n)).
+        scale: multiplies the loss.
+        fixed_decay: decay of the target network in place of μ(k), as in Ding & Jin's code.
     """
 
     s0: int = 2
@@ -113,10 +121,22 @@ class ConsistencyTraining:
     mu0: float = 0.9
     metric: str = "squared"
     weight: str = "uniform"
+    scale: float = 1.0
+    fixed_decay: float | None = None
 
     needs_target_ema = True
 
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS or self.weight not in ("uniform", "inverse"):
+            raise ValueError(
+                f"metric must be one of {', '.join(METRICS)} and weight uniform or inverse, "
+                f"got {self.metric!r} and {self.weight!r}"
+            )
+
     def target_decay(self, progress: Tensor) -> Tensor:
+        """The decay of f_θ⁻, () like `progress`."""
+        if self.fixed_decay is not None:
+            return torch.full_like(progress, self.fixed_decay)
         return ct_ema_decay(ct_num_levels(progress, self.s0, self.s1), self.s0, self.mu0)
 
     def __call__(
@@ -135,7 +155,7 @@ class ConsistencyTraining:
         low = karras_sigma(index, levels, p.sigma_min, p.sigma_max)
         high = karras_sigma(index + 1, levels, p.sigma_min, p.sigma_max)
         loss = METRICS[self.metric](neighbour_difference(f, f_target, x0, noise, low, high))
-        return loss if self.weight == "uniform" else loss / (high - low)
+        return self.scale * (loss if self.weight == "uniform" else loss / (high - low))
 
 
 @dataclass(frozen=True)
@@ -156,6 +176,12 @@ class ImprovedConsistencyTraining:
 
     needs_target_ema = False
 
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(
+                f"unknown metric {self.metric!r}, expected one of {', '.join(METRICS)}"
+            )
+
     def target_decay(self, progress: Tensor) -> Tensor:
         return torch.zeros_like(progress)
 
@@ -171,9 +197,7 @@ class ImprovedConsistencyTraining:
         noise, uniform = draw(x0, generator)
         levels = ict_num_levels(progress, self.s0, self.s1)
         p = parameterization
-        index = lognormal_index(
-            uniform, levels, p.sigma_min, p.sigma_max, self.p_mean, self.p_std
-        )
+        index = lognormal_index(uniform, levels, p.sigma_min, p.sigma_max, self.p_mean, self.p_std)
         low = karras_sigma(index, levels, p.sigma_min, p.sigma_max)
         high = karras_sigma(index + 1, levels, p.sigma_min, p.sigma_max)
         loss = METRICS[self.metric](neighbour_difference(f, f_target, x0, noise, low, high))

@@ -63,9 +63,7 @@ class KarrasParameterization:
 
     def c_out(self, sigma: Tensor) -> Tensor:
         """σ_d (σ−ε) / √(σ² + σ_d²)"""
-        return (
-            self.sigma_data * (sigma - self.sigma_min) / (sigma**2 + self.sigma_data**2).sqrt()
-        )
+        return self.sigma_data * (sigma - self.sigma_min) / (sigma**2 + self.sigma_data**2).sqrt()
 
     def c_in(self, sigma: Tensor) -> Tensor:
         """1 / √(σ² + σ_d²)"""
