@@ -48,7 +48,7 @@ def evaluate(config: EvaluateConfig, overrides: list[str]) -> None:
     directory.append_evaluation(row)
     print(f"{config.checkpoint} checkpoint (step {step}) on {env.id}: {score}")
     if not results["dataset"]["comparable"]:
-        log.warning("WARNING: scores on this data are NOT comparable with published ones.")
+        log.warning("scores on this data are NOT comparable with published ones.")
     if config.video:
         generator = torch.Generator(device=device).manual_seed(config.seed)
         path = directory.path / f"video-{config.checkpoint}.mp4"

@@ -31,8 +31,9 @@ def run(command: Callable[[Any, list[str]], None], config_name: str) -> None:
     """
     register_schemas()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing its own
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger().setLevel(logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
 
     @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=config_name)
@@ -50,6 +51,15 @@ def run(command: Callable[[Any, list[str]], None], config_name: str) -> None:
         sys.exit(130)
     except Exception as error:
         sys.exit(report(error))
+
+
+class LineFormatter(logging.Formatter):
+    """The message alone, with its level in front where that is a warning or worse."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        level = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
+        return level + record.getMessage()
 
 
 def report(error: Exception) -> int:

@@ -71,7 +71,7 @@ class OfflineRL:
         log.info("evaluation: %s   agent: %s", self.env.id, self.config.agent.name)
         if not info.comparable and info.source != "sample":  # which has warned already
             log.warning(
-                "WARNING: scores on this data (%s) are NOT comparable with published ones.",
+                "scores on this data (%s) are NOT comparable with published ones.",
                 info.source,
             )
 

@@ -131,7 +131,7 @@ class Reporter:
         log.info("best checkpoint:  %s (step %d)", best_score, best.step)
         log.info("mean of the data: %.1f", self.task.data_score())
         if not self.task.info.comparable:
-            log.warning("WARNING: these scores are NOT comparable with published ones.")
+            log.warning("these scores are NOT comparable with published ones.")
         print(f"learning curve: {self.run.path / 'learning_curve.png'}")
         print(f"run: {self.run.path}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +32,10 @@ class Dataset(Protocol):
     """What the loop draws batches from."""
 
     def sample(self, batch_size: int, /) -> Any: ...
+
+
+class DivergedError(RuntimeError):
+    """A loss or a value of the training is no longer a number."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ class TrainingLoop:
         """Train to the end and return all evaluations.
 
         Raises:
+            DivergedError: if a scalar becomes NaN or infinite.
             Interrupted: after SIGINT or SIGTERM, with the checkpoint written.
         """
         self.run.open_logs(self.step)
@@ -167,11 +173,21 @@ class TrainingLoop:
             self.step += 1
             bar.update()
         scalars = {name: float(value) for name, value in metrics.items()}  # waits for the device
+        self.check_finite(scalars)
         seconds = time.perf_counter() - begin
         self.seconds += seconds
         if scalars and self.step % self.schedule.log_every == 0:
             speed = (self.step - first) / seconds
             self.run.log(self.step, {**scalars, "time/updates_per_second": speed})
+
+    def check_finite(self, scalars: Mapping[str, float]) -> None:
+        """Raise DivergedError, before anything is saved, if a scalar is NaN or infinite."""
+        for name, value in scalars.items():
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"training diverged: {name} is {value} at step {self.step}; the last finite "
+                    f"state is {self.run.checkpoint_path('last')}; try a smaller learning rate"
+                )
 
     def after_updates(self, bar: Any) -> None:
         """Evaluate and save, where that is due."""
