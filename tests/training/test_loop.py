@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cmpolicy.training.interruption import Interrupted
-from cmpolicy.training.loop import Evaluation, Schedule, TrainingLoop
+from cmpolicy.training.loop import DivergedError, Evaluation, Schedule, TrainingLoop
 from cmpolicy.training.run_directory import RunDirectory
 
 SCHEDULE = Schedule(steps=30, batch_size=4, log_every=4, eval_every=6, checkpoint_every=5)
@@ -163,12 +163,24 @@ def test_everyone_hears_of_every_evaluation(tmp_path: Path) -> None:
     assert heard == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.xfail(reason="a first evaluation of NaN leaves no best checkpoint", strict=True)
-def test_a_learner_that_diverged_still_has_a_best_checkpoint(tmp_path: Path) -> None:
-    scores = iter([float("nan"), 1.0, 0.5, float("nan"), 0.0])
-    loop = make(tmp_path, Learner(), evaluate=lambda step: Evaluation(step, next(scores), {}))
-    loop.train()
-    assert loop.run.load_checkpoint("best")["step"] == 12
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_learner_that_diverged_stops_at_its_last_finite_state(
+    tmp_path: Path, value: float
+) -> None:
+    learner = Learner()
+    update = learner.update
+
+    def diverging(batch: Tensor) -> dict[str, Tensor]:
+        metrics = update(batch)
+        return metrics if learner.updates < 13 else {"loss": torch.tensor(value)}
+
+    learner.update = diverging  # type: ignore[method-assign]
+    loop = make(tmp_path, learner)
+    with pytest.raises(DivergedError, match=f"diverged: loss is {value} at step") as error:
+        loop.train()
+    assert "\n" not in str(error.value)
+    assert loop.run.load_checkpoint("last")["step"] == 10
+    assert [int(row["step"]) for row in table(loop.run)] == [4, 6, 8, 12]
 
 
 # Stopped and killed ---------------------------------------------------------------------------
