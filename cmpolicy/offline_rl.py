@@ -60,9 +60,8 @@ class OfflineRL:
         self.env = evaluation_env(env, dataset.info)
         self.references = references_of(self.env.id, dataset.info)
         self.spaces = fitting_spaces(self.env, dataset)
-        self.dataset = transform_rewards(dataset, env.reward).to(device)
         self.learner = build_agent(config, self.spaces).to(device)
-        self.learner.fit_normalizers(self.dataset)
+        self.dataset = self.learner.prepare(transform_rewards(dataset, env.reward).to(device))
         self.announce()
 
     def announce(self) -> None:

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from cmpolicy.agents.agent import Agent, AgentConfig, Metrics, Spaces, adam, frozen_copy
 from cmpolicy.consistency.ema import ema_update
-from cmpolicy.datasets.transitions import Batch, TransitionDataset
+from cmpolicy.datasets.transitions import Batch, TransitionDataset, n_step
 from cmpolicy.networks.critic import EnsembleCritic
+
+MAX_WEIGHT = 20.0  # no sample may count for more than so many
 
 
 @dataclass
@@ -20,11 +22,13 @@ class ACConfig(AgentConfig):
 
     Attributes:
         eta: η, weight of the Q-guidance.
-        beta: β, advantage weighting of the consistency loss.
+        beta: β, inverse temperature of the advantage weights on the consistency loss.
         discount: γ.
+        n_step: length of the critic's targets.
         tau: rate at which the target critic follows.
         critic_learning_rate: of Adam, for the critics.
         critic_hidden, critic_ensemble, critic_activation, critic_layer_norm: see `EnsembleCritic`.
+        scale_rewards: scale rewards such that values are of order one.
         max_q_backup: the target takes the best of ten actions (Kumar et al. 2020, for AntMaze).
         normalize_target: divide targets by their standard deviation, as the published code
             does on some tasks.
@@ -34,33 +38,38 @@ class ACConfig(AgentConfig):
 
     algorithm: str = "ac"
     name: str = "ac"
-    eta: float = 0.1
-    beta: float = 0.0
+    eta: float = 0.03
+    beta: float = 1.0
     discount: float = 0.99
-    tau: float = 0.01
+    n_step: int = 20
+    tau: float = 0.005
     critic_learning_rate: float = 3e-4
     critic_hidden: list[int] = field(default_factory=lambda: [256, 256])
     critic_ensemble: int = 2
     critic_activation: str = "silu"
     critic_layer_norm: bool = True
+    scale_rewards: bool = True
     max_q_backup: bool = False
     normalize_target: bool = False
     candidates: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.eta < 0 or not 0 <= self.discount < 1 or not 0 < self.tau <= 1:
+        if self.eta < 0 or self.beta < 0 or not 0 <= self.discount < 1 or not 0 < self.tau <= 1:
             raise ValueError(
-                "need eta ≥ 0, 0 ≤ discount < 1 and 0 < tau ≤ 1, got "
-                f"{self.eta}, {self.discount} and {self.tau}"
+                "need eta ≥ 0, beta ≥ 0, 0 ≤ discount < 1 and 0 < tau ≤ 1, got "
+                f"{self.eta}, {self.beta}, {self.discount} and {self.tau}"
             )
+        if self.n_step < 1 or self.candidates < 1 or self.critic_ensemble < 1:
+            raise ValueError("n_step, candidates and critic_ensemble must be at least 1")
 
 
 class ConsistencyAC(Agent):
-    """Consistency-AC (Ding & Jin 2024, Algorithm 1)."""
+    """Consistency-AC (Ding & Jin 2024, Algorithm 1) with n-step targets and advantage weights."""
 
     Config: ClassVar[type[AgentConfig]] = ACConfig
     config: ACConfig
+    reward_scale: Tensor
 
     def __init__(self, spaces: Spaces, config: ACConfig, total_steps: int) -> None:
         super().__init__(spaces, config, total_steps)
@@ -74,15 +83,20 @@ class ConsistencyAC(Agent):
         )
         self.target_critic = frozen_copy(self.critic)
         self.candidates = config.candidates
+        self.register_buffer("reward_scale", torch.ones(()))
         self.optimizers["critic"] = adam(self.critic, config.critic_learning_rate)
         self.optimizers["policy"] = adam(self.policy, config.learning_rate)
 
-    def fit_normalizers(self, dataset: TransitionDataset) -> None:
-        """Measure the statistics of the data; critics see observations as the policy does."""
-        super().fit_normalizers(dataset)
+    def prepare(self, dataset: TransitionDataset) -> TransitionDataset:
+        """Measure the statistics; the data becomes transitions over `n_step` steps."""
+        super().prepare(dataset)
         for critic in (self.critic, self.target_critic):
             critic.obs_mean.copy_(self.policy.obs_mean)
             critic.obs_std.copy_(self.policy.obs_std)
+        if self.config.scale_rewards:
+            magnitude = dataset.rewards.abs().mean().clamp_min(1e-6)
+            self.reward_scale.copy_((1 - self.config.discount) / magnitude)
+        return n_step(dataset, self.config.n_step, self.config.discount)
 
     def next_value(self, next_observations: Tensor) -> Tensor:
         """min_e Q'_e(s', π'(s')), (B,); with `max_q_backup` the largest of ten draws."""
@@ -91,34 +105,46 @@ class ConsistencyAC(Agent):
         q = self.target_critic(obs, self.average_policy(obs))
         return q.view(q.shape[0], -1, draws).amax(2).amin(0)  # type: ignore[no-any-return]
 
-    def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Σ_e (Q_e(s, a) − y)², y = r + γ (1 − terminal) min_e Q'_e(s', π'(s'))."""
-        with torch.no_grad():
-            bootstrap = (1 - batch.terminals) * self.next_value(batch.next_observations)
-            y = batch.rewards + self.config.discount * bootstrap
-            if self.config.normalize_target:
-                y = y / (y.std() + 1e-6)
+    @torch.no_grad()
+    def target(self, batch: Batch) -> Tensor:
+        """y = r + γ (1 − terminal) min_e Q'_e(s', π'(s')), (B,)."""
+        bootstrap = (1 - batch.terminals) * self.next_value(batch.next_observations)
+        y: Tensor = self.reward_scale * batch.rewards + self.config.discount * bootstrap
+        return y / (y.std() + 1e-6) if self.config.normalize_target else y
+
+    def critic_loss(self, batch: Batch, y: Tensor) -> tuple[Tensor, Metrics]:
+        """Σ_e (Q_e(s, a) − y)²."""
         q = self.critic(batch.observations, batch.actions)
         loss = (q - y).square().mean(1).sum()
         return loss, {"critic/loss": loss.detach(), "critic/q": q.detach().mean()}
 
-    def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """L_consistency(a | s) − η Q(s, π(s)) / |Q|."""
-        consistency = self.policy.loss(batch.observations, batch.actions, self.progress)
+    def advantage_weight(self, y: Tensor, q: Tensor) -> Tensor | None:
+        """w ∝ exp(β A/std A) with A = y − Q(s, π(s)), of mean one, (B,) (Peng et al. 2019)."""
+        if self.config.beta == 0:
+            return None
+        advantage = y - q
+        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-6)
+        weight = (self.config.beta * advantage).exp().clamp(max=MAX_WEIGHT)
+        return weight / weight.mean()
+
+    def actor_loss(self, batch: Batch, y: Tensor) -> tuple[Tensor, Metrics]:
+        """w L_consistency(a | s) − η Q(s, π(s)) / |Q|."""
         q = self.critic(batch.observations, self.policy(batch.observations))
+        weight = self.advantage_weight(y, q.detach().amin(0))
+        consistency = self.consistency_loss(batch, weight)
         guidance = -q.mean() / q.detach().abs().mean()
-        loss = consistency + self.config.eta * guidance
-        return loss, {
+        return consistency + self.config.eta * guidance, {
             "actor/consistency_loss": consistency.detach(),
             "actor/q": q.detach().mean(),
         }
 
     def update(self, batch: Batch) -> Metrics:
         """Algorithm 1: critics, their targets, the actor, its average."""
-        critic_loss, critic_metrics = self.critic_loss(batch)
+        y = self.target(batch)
+        critic_loss, critic_metrics = self.critic_loss(batch, y)
         self.minimize("critic", critic_loss)
         ema_update(self.target_critic, self.critic, 1 - self.config.tau)
-        actor_loss, actor_metrics = self.actor_loss(batch)
+        actor_loss, actor_metrics = self.actor_loss(batch, y)
         self.minimize("policy", actor_loss)
         self.finish_step()
         return {**critic_metrics, **actor_metrics}

@@ -47,6 +47,8 @@ class AgentConfig:
         learning_rate: of Adam, for the policy.
         ema_decay: of the averaged policy that acts, an update.
         max_grad_norm: gradients are clipped to this norm, network by network; 0 for never.
+        observation_noise: standard deviation, in units of the data's, of the noise that is added
+            to the observations of the policy's loss (Sinha et al. 2021, S4RL).
     """
 
     algorithm: str = "agent"
@@ -55,6 +57,7 @@ class AgentConfig:
     learning_rate: float = 3e-4
     ema_decay: float = 0.999
     max_grad_norm: float = 0.0
+    observation_noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0 or self.max_grad_norm < 0 or not 0 <= self.ema_decay < 1:
@@ -94,15 +97,24 @@ class Agent(nn.Module):
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
-    def fit_normalizers(self, dataset: TransitionDataset) -> None:
-        """Measure the statistics of the data, before the first update."""
+    def prepare(self, dataset: TransitionDataset) -> TransitionDataset:
+        """Before the first update: measure the data's statistics, give the data to train on."""
         for policy in (self.policy, self.average_policy):
             policy.fit_normalizers(dataset.observations, dataset.actions)
+        return dataset
 
     @property
     def progress(self) -> Tensor:
         """k/K ∈ [0, 1], () float32 on the device."""
         return (self.step.float() / self.total_steps).clamp(max=1.0)
+
+    def consistency_loss(self, batch: Batch, weight: Tensor | None = None) -> Tensor:
+        """L_consistency(a | s) of the policy at this point of the curriculum, a scalar."""
+        obs = batch.observations
+        if self.config.observation_noise > 0:
+            noise = self.config.observation_noise * self.policy.obs_std
+            obs = obs + noise * torch.randn_like(obs)
+        return self.policy.loss(obs, batch.actions, self.progress, weight)
 
     def update(self, batch: Batch) -> Metrics:
         """One update of everything; returns scalars that stay on the device."""
