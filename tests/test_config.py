@@ -76,6 +76,7 @@ def test_overrides_arrive_with_their_types() -> None:
 
 
 WRONG = [
+    *("agent.critic_ensemble=0", "agent.candidates=0", "agent.n_step=0", "agent.beta=-1"),
     *(
         "steps=0",
         "steps=-1",
@@ -98,8 +99,8 @@ WRONG = [
     *("agent.policy.loss_options.colour=1", "agent.policy.embedding=none", "agent.policy=deep"),
 ]
 UNCHECKED = [
-    *("threads=0", "seed=-2", "agent.critic_activation=none", "agent.critic_ensemble=0"),
-    *("agent.candidates=0", "agent.critic_hidden=[0]", "agent.critic_learning_rate=0"),
+    *("threads=0", "seed=-2", "agent.critic_activation=none"),
+    *("agent.critic_hidden=[0]", "agent.critic_learning_rate=0"),
     "agent.policy.levels=[1,2]",
 ]
 

@@ -33,7 +33,7 @@ def agent_for(total: int) -> ConsistencyBC:
 
 def test_an_update_is_a_step_of_adam_on_the_consistency_loss_alone() -> None:
     data, agent = two_ways(50), agent_for(10)
-    agent.fit_normalizers(data)
+    agent.prepare(data)
     agent.step += 4
     batch = data.transitions
     weights = [p.detach().clone().requires_grad_() for p in agent.policy.network.parameters()]
@@ -59,9 +59,26 @@ def test_rewards_and_what_comes_next_play_no_part() -> None:
     t = data.transitions
     spoiled = Batch(t.observations, t.actions, *(torch.full_like(x, torch.nan) for x in t[2:]))
     agent = agent_for(10)
-    agent.fit_normalizers(data)
+    agent.prepare(data)
     assert torch.isfinite(agent.update(spoiled)["actor/consistency_loss"])
     assert all(torch.isfinite(p).all() for p in agent.parameters())
+
+
+def test_observation_noise_is_in_units_of_the_data_and_for_the_loss_alone() -> None:
+    data = two_ways()
+    config = BCConfig(policy=PolicyConfig(hidden=[8]), observation_noise=0.5)
+    agent = ConsistencyBC(Spaces(1, [-1.0], [1.0]), config, 10)
+    agent.prepare(data)
+    seen: list[torch.Tensor] = []
+    agent.policy.network.register_forward_pre_hook(lambda _, args: seen.append(args[2]))
+    agent.update(data.transitions)
+    clean = agent.policy.normalize(data.observations)
+    noise = (seen[0] - clean).std()
+    assert float(noise) == pytest.approx(0.5, rel=0.1)
+    assert all(torch.equal(x, seen[0]) for x in seen)  # online and target see the same
+    seen.clear()
+    agent.policy(data.observations)
+    assert torch.equal(seen[0], clean)
 
 
 def test_it_has_no_critic() -> None:
@@ -73,7 +90,7 @@ def test_it_has_no_critic() -> None:
 def test_it_learns_both_ways_of_a_bimodal_expert() -> None:
     data, total = two_ways(), 1500
     agent = agent_for(total)
-    agent.fit_normalizers(data)
+    agent.prepare(data)
     for _ in range(total):
         agent.update(data.sample(256))
     obs = np.linspace(-0.5, 0.5, 500, dtype=np.float32)[:, None]
