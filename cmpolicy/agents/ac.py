@@ -13,8 +13,6 @@ from cmpolicy.consistency.ema import ema_update
 from cmpolicy.datasets.transitions import Batch, TransitionDataset, n_step
 from cmpolicy.networks.critic import EnsembleCritic
 
-MAX_WEIGHT = 20.0  # no sample may count for more than so many
-
 
 @dataclass
 class ACConfig(AgentConfig):
@@ -22,9 +20,8 @@ class ACConfig(AgentConfig):
 
     Attributes:
         eta: η, weight of the Q-guidance.
-        beta: β, inverse temperature of the advantage weights on the consistency loss.
         discount: γ.
-        n_step: length of the critic's targets.
+        n_step: length of the critics' targets, in steps of one episode.
         tau: rate at which the target critic follows.
         critic_learning_rate: of Adam, for the critics.
         critic_hidden, critic_ensemble, critic_activation, critic_layer_norm: see `EnsembleCritic`.
@@ -39,7 +36,6 @@ class ACConfig(AgentConfig):
     algorithm: str = "ac"
     name: str = "ac"
     eta: float = 0.03
-    beta: float = 1.0
     discount: float = 0.99
     n_step: int = 20
     tau: float = 0.005
@@ -55,17 +51,17 @@ class ACConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.eta < 0 or self.beta < 0 or not 0 <= self.discount < 1 or not 0 < self.tau <= 1:
+        if self.eta < 0 or not 0 <= self.discount < 1 or not 0 < self.tau <= 1:
             raise ValueError(
-                "need eta ≥ 0, beta ≥ 0, 0 ≤ discount < 1 and 0 < tau ≤ 1, got "
-                f"{self.eta}, {self.beta}, {self.discount} and {self.tau}"
+                "need eta ≥ 0, 0 ≤ discount < 1 and 0 < tau ≤ 1, got "
+                f"{self.eta}, {self.discount} and {self.tau}"
             )
         if self.n_step < 1 or self.candidates < 1 or self.critic_ensemble < 1:
             raise ValueError("n_step, candidates and critic_ensemble must be at least 1")
 
 
 class ConsistencyAC(Agent):
-    """Consistency-AC (Ding & Jin 2024, Algorithm 1) with n-step targets and advantage weights."""
+    """Consistency-AC (Ding & Jin 2024, Algorithm 1) with n-step targets."""
 
     Config: ClassVar[type[AgentConfig]] = ACConfig
     config: ACConfig
@@ -112,26 +108,17 @@ class ConsistencyAC(Agent):
         y: Tensor = self.reward_scale * batch.rewards + self.config.discount * bootstrap
         return y / (y.std() + 1e-6) if self.config.normalize_target else y
 
-    def critic_loss(self, batch: Batch, y: Tensor) -> tuple[Tensor, Metrics]:
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Σ_e (Q_e(s, a) − y)²."""
+        y = self.target(batch)
         q = self.critic(batch.observations, batch.actions)
         loss = (q - y).square().mean(1).sum()
         return loss, {"critic/loss": loss.detach(), "critic/q": q.detach().mean()}
 
-    def advantage_weight(self, y: Tensor, q: Tensor) -> Tensor | None:
-        """w ∝ exp(β A/std A) with A = y − Q(s, π(s)), of mean one, (B,) (Peng et al. 2019)."""
-        if self.config.beta == 0:
-            return None
-        advantage = y - q
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-6)
-        weight = (self.config.beta * advantage).exp().clamp(max=MAX_WEIGHT)
-        return weight / weight.mean()
-
-    def actor_loss(self, batch: Batch, y: Tensor) -> tuple[Tensor, Metrics]:
-        """w L_consistency(a | s) − η Q(s, π(s)) / |Q|."""
+    def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """L_consistency(a | s) − η Q(s, π(s)) / |Q|."""
+        consistency = self.policy.loss(batch.observations, batch.actions, self.progress)
         q = self.critic(batch.observations, self.policy(batch.observations))
-        weight = self.advantage_weight(y, q.detach().amin(0))
-        consistency = self.consistency_loss(batch, weight)
         guidance = -q.mean() / q.detach().abs().mean()
         return consistency + self.config.eta * guidance, {
             "actor/consistency_loss": consistency.detach(),
@@ -140,11 +127,10 @@ class ConsistencyAC(Agent):
 
     def update(self, batch: Batch) -> Metrics:
         """Algorithm 1: critics, their targets, the actor, its average."""
-        y = self.target(batch)
-        critic_loss, critic_metrics = self.critic_loss(batch, y)
+        critic_loss, critic_metrics = self.critic_loss(batch)
         self.minimize("critic", critic_loss)
         ema_update(self.target_critic, self.critic, 1 - self.config.tau)
-        actor_loss, actor_metrics = self.actor_loss(batch, y)
+        actor_loss, actor_metrics = self.actor_loss(batch)
         self.minimize("policy", actor_loss)
         self.finish_step()
         return {**critic_metrics, **actor_metrics}

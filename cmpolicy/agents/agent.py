@@ -47,8 +47,6 @@ class AgentConfig:
         learning_rate: of Adam, for the policy.
         ema_decay: of the averaged policy that acts, an update.
         max_grad_norm: gradients are clipped to this norm, network by network; 0 for never.
-        observation_noise: standard deviation, in units of the data's, of the noise that is added
-            to the observations of the policy's loss (Sinha et al. 2021, S4RL).
     """
 
     algorithm: str = "agent"
@@ -57,7 +55,6 @@ class AgentConfig:
     learning_rate: float = 3e-4
     ema_decay: float = 0.999
     max_grad_norm: float = 0.0
-    observation_noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0 or self.max_grad_norm < 0 or not 0 <= self.ema_decay < 1:
@@ -107,14 +104,6 @@ class Agent(nn.Module):
     def progress(self) -> Tensor:
         """k/K ∈ [0, 1], () float32 on the device."""
         return (self.step.float() / self.total_steps).clamp(max=1.0)
-
-    def consistency_loss(self, batch: Batch, weight: Tensor | None = None) -> Tensor:
-        """L_consistency(a | s) of the policy at this point of the curriculum, a scalar."""
-        obs = batch.observations
-        if self.config.observation_noise > 0:
-            noise = self.config.observation_noise * self.policy.obs_std
-            obs = obs + noise * torch.randn_like(obs)
-        return self.policy.loss(obs, batch.actions, self.progress, weight)
 
     def update(self, batch: Batch) -> Metrics:
         """One update of everything; returns scalars that stay on the device."""

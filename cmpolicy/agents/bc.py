@@ -28,7 +28,7 @@ class ConsistencyBC(Agent):
 
     def update(self, batch: Batch) -> Metrics:
         """Algorithm: one step on L_consistency."""
-        loss = self.consistency_loss(batch)
+        loss = self.policy.loss(batch.observations, batch.actions, self.progress)
         self.minimize("policy", loss)
         self.finish_step()
         return {"actor/consistency_loss": loss.detach()}
