@@ -68,9 +68,9 @@ def make(
 def resume(
     path: Path, learner: Learner | None = None, schedule: Schedule = SCHEDULE
 ) -> TrainingLoop:
-    """Another process: its random numbers are elsewhere."""
-    torch.manual_seed(12345)
+    """Another process: its random numbers are elsewhere, unless nothing has happened yet."""
     loop = make(path, learner or Learner(), schedule)
+    torch.manual_seed(12345 if loop.run.checkpoint_path("last").exists() else 0)
     loop.restore()
     loop.train()
     return loop
