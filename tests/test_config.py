@@ -76,7 +76,7 @@ def test_overrides_arrive_with_their_types() -> None:
 
 
 WRONG = [
-    *("agent.critic_ensemble=0", "agent.candidates=0", "agent.n_step=0", "agent.beta=-1"),
+    *("agent.critic_ensemble=0", "agent.candidates=0", "agent.n_step=0"),
     *(
         "steps=0",
         "steps=-1",

@@ -26,7 +26,7 @@ def seed() -> None:
 
 def build(total: int = 100, hidden: tuple[int, ...] = (16, 16), **kwargs: Any) -> ConsistencyAC:
     """A small agent, plain unless told, whose critics and targets have weights of their own."""
-    plain: dict[str, Any] = {"beta": 0.0, "n_step": 1, "scale_rewards": False}
+    plain: dict[str, Any] = {"n_step": 1, "scale_rewards": False}
     policy = PolicyConfig(hidden=[16, 16])
     config = ACConfig(policy=policy, critic_hidden=list(hidden), **(plain | kwargs))
     agent = ConsistencyAC(SPACES, config, total)
@@ -86,7 +86,7 @@ def test_the_critics_loss_equals_one_computed_step_by_step(draws: int, ensemble:
     assert batch.terminals.sum() == 3
     assert data.episode_ends.sum() == 6  # so three ends are timeouts, which bootstrap
     rng = torch.get_rng_state()
-    loss, metrics = agent.critic_loss(batch, agent.target(batch))
+    loss, metrics = agent.critic_loss(batch)
 
     torch.set_rng_state(rng)
     obs = batch.next_observations.repeat_interleave(draws, dim=0)
@@ -107,9 +107,7 @@ def test_a_terminal_is_worth_its_reward_whatever_comes_after() -> None:
         for p in agent.target_critic.parameters():
             p.fill_(1e3)
     expected = loss_by_hand(agent, batch, batch.rewards.double().numpy())
-    assert float(agent.critic_loss(batch, agent.target(batch))[0].detach()) == pytest.approx(
-        expected, rel=1e-4
-    )
+    assert float(agent.critic_loss(batch)[0].detach()) == pytest.approx(expected, rel=1e-4)
 
 
 def test_values_of_terminal_steps_converge_to_their_rewards() -> None:
@@ -118,7 +116,7 @@ def test_values_of_terminal_steps_converge_to_their_rewards() -> None:
     agent.prepare(data)
     batch = data.transitions._replace(terminals=torch.ones(len(data)))
     for _ in range(300):
-        loss, _ = agent.critic_loss(batch, agent.target(batch))
+        loss, _ = agent.critic_loss(batch)
         agent.minimize("critic", loss)
     q = agent.critic(batch.observations, batch.actions)
     torch.testing.assert_close(q, batch.rewards.expand_as(q), rtol=0, atol=0.05)
@@ -166,23 +164,12 @@ def test_scaled_rewards_make_values_of_order_one() -> None:
     assert torch.equal(other.reward_scale, before)
 
 
-def test_advantage_weights_by_hand() -> None:
-    y, q = torch.tensor([1.0, 2.0, 3.0, 10.0]), torch.tensor([1.0, 1.0, 5.0, 1.0])
-    weight = build(beta=2.0).advantage_weight(y, q)
-    a = np.array([0.0, 1.0, -2.0, 9.0])
-    expected = np.minimum(np.exp(2 * (a - a.mean()) / a.std(ddof=1)), 20)
-    np.testing.assert_allclose(weight, expected / expected.mean(), rtol=1e-4)
-    assert build(beta=0.0).advantage_weight(y, q) is None
-
-
 def test_normalised_targets_have_unit_spread() -> None:
     agent, data = build(normalize_target=True), episodes()
     batch = data.transitions._replace(terminals=torch.ones(len(data)), rewards=7 * data.rewards)
     y = batch.rewards.double().numpy()
     expected = loss_by_hand(agent, batch, y / y.std(ddof=1))
-    assert float(agent.critic_loss(batch, agent.target(batch))[0].detach()) == pytest.approx(
-        expected, rel=1e-4
-    )
+    assert float(agent.critic_loss(batch)[0].detach()) == pytest.approx(expected, rel=1e-4)
 
 
 # Which loss moves which network ---------------------------------------------------------------
@@ -195,7 +182,7 @@ def gradients(loss: Tensor, module: nn.Module) -> list[Tensor | None]:
 
 def test_the_critics_loss_reaches_the_critics_alone() -> None:
     agent, data = build(), episodes()
-    loss, _ = agent.critic_loss(data.transitions, agent.target(data.transitions))
+    loss, _ = agent.critic_loss(data.transitions)
     assert all(g is not None and g.abs().sum() > 0 for g in gradients(loss, agent.critic))
     for module in (agent.policy, agent.average_policy, agent.target_critic):
         assert all(g is None for g in gradients(loss, module))
@@ -207,7 +194,7 @@ def test_a_step_on_a_loss_moves_one_network(name: str, moved: str) -> None:
     agent.prepare(data)
     before = {key: value.clone() for key, value in agent.state_dict().items()}
     loss = agent.critic_loss if name == "critic" else agent.actor_loss
-    agent.minimize(name, loss(data.transitions, agent.target(data.transitions))[0])
+    agent.minimize(name, loss(data.transitions)[0])
     now = agent.state_dict()
     assert {k.split(".")[0] for k in before if not torch.equal(before[k], now[k])} == {moved}
     other = agent.policy if name == "critic" else agent.critic
@@ -221,12 +208,13 @@ def test_the_guidance_reaches_the_policy_through_its_action() -> None:
     losses = []
     for agent in (plain, guided):
         torch.manual_seed(3)
-        loss, metrics = agent.actor_loss(data.transitions, data.rewards)
+        loss, metrics = agent.actor_loss(data.transitions)
         losses.append(float(loss.detach()))
         assert (float(loss.detach()) == float(metrics["actor/consistency_loss"])) == (
             agent is plain
         )
     torch.manual_seed(3)
+    guided.policy.loss(data.observations, data.actions, guided.progress)
     q = guided.critic(data.observations, guided.policy(data.observations))
     expected = losses[0] - 2.0 * float(q.detach().mean() / q.detach().abs().mean())
     assert losses[1] == pytest.approx(expected, rel=1e-5)

@@ -64,23 +64,6 @@ def test_rewards_and_what_comes_next_play_no_part() -> None:
     assert all(torch.isfinite(p).all() for p in agent.parameters())
 
 
-def test_observation_noise_is_in_units_of_the_data_and_for_the_loss_alone() -> None:
-    data = two_ways()
-    config = BCConfig(policy=PolicyConfig(hidden=[8]), observation_noise=0.5)
-    agent = ConsistencyBC(Spaces(1, [-1.0], [1.0]), config, 10)
-    agent.prepare(data)
-    seen: list[torch.Tensor] = []
-    agent.policy.network.register_forward_pre_hook(lambda _, args: seen.append(args[2]))
-    agent.update(data.transitions)
-    clean = agent.policy.normalize(data.observations)
-    noise = (seen[0] - clean).std()
-    assert float(noise) == pytest.approx(0.5, rel=0.1)
-    assert all(torch.equal(x, seen[0]) for x in seen)  # online and target see the same
-    seen.clear()
-    agent.policy(data.observations)
-    assert torch.equal(seen[0], clean)
-
-
 def test_it_has_no_critic() -> None:
     with pytest.raises(InputError, match="bc has no critic"):
         agent_for(10).act(np.zeros((2, 1), np.float32), best_of=4)

@@ -21,11 +21,15 @@ def test_the_first_signal_is_noted(signum: signal.Signals) -> None:
 
 
 def test_the_second_signal_acts_as_usual() -> None:
-    with InterruptionGuard() as guard:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert guard.signum == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it
+    try:
+        with InterruptionGuard() as guard:
             os.kill(os.getpid(), signal.SIGINT)
+            assert guard.signum == signal.SIGINT
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_handlers_before_come_back() -> None:
