@@ -14,7 +14,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from cmpolicy.config import CONFIG_PATH, register_schemas
 from cmpolicy.errors import InputError
@@ -82,9 +87,12 @@ def explain(error: BaseException) -> str:
     """One line for an error: what was wrong, what was expected."""
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"there is no {group}={name}; choose one of: {', '.join(sorted(error.options))}"
+        known = sorted(option for option in error.options if not option.endswith("_schema"))
+        return f"there is no {group}={name}; choose one of: {', '.join(known)}"
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, MissingMandatoryValue):
+            return f"{cause.full_key} is missing; give {cause.full_key}=VALUE"
         if isinstance(cause, ConfigKeyError | ConfigAttributeError):
             known = ", ".join(str(key) for key in cause.parent_node or ())
             return f"there is no key {cause.full_key}; there are: {known}"
