@@ -87,8 +87,8 @@ def explain(error: BaseException) -> str:
     """One line for an error: what was wrong, what was expected."""
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        known = sorted(option for option in error.options if not option.endswith("_schema"))
-        return f"there is no {group}={name}; choose one of: {', '.join(known)}"
+        options = sorted(option for option in error.options if not option.endswith("_schema"))
+        return f"there is no {group}={name}; choose one of: {', '.join(options)}"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MissingMandatoryValue):

@@ -29,7 +29,7 @@ from cmpolicy.networks.mlp import ACTIVATIONS, ConditionalMLP
 FORMAT = "cmpolicy.policy.v1"
 # Where actions want other values than the images that a loss was tuned on: with iCT's 1280 levels
 # one-step actions got worse over the last quarter of training.
-LOSS_DEFAULTS: dict[str, dict[str, Any]] = {"ict": {"s1": 80}}
+LOSS_DEFAULTS: dict[str, dict[str, Any]] = {"ict": {"s1": 20}}
 
 
 @dataclass
