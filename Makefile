@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test test-fast check clean
 
 demo: .venv/installed
-	$(BIN)/python -m cmpolicy.train env=hopper-medium dataset.source=sample steps=40000 eval.every=5000
+	$(BIN)/python -m cmpolicy.train env=hopper-medium dataset.source=sample steps=30000 eval.every=5000
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
