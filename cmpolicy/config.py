@@ -90,7 +90,8 @@ class RLConfig:
         steps: updates in the whole run.
         seed: of weights, data order and noise; evaluation uses others derived from it.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: CPU threads; null for torch's own choice.
+        threads: CPU threads; null for torch's own choice. These networks are small: a second
+            thread gains little, and waits long where another process wants its core.
         log_every, checkpoint_every: updates between two logs, two checkpoints.
         output_dir: where runs go.
         run_dir: this run's directory; null for one named after task, agent, seed and time.
@@ -106,7 +107,7 @@ class RLConfig:
     batch_size: int = 256
     seed: int = 0
     device: str = "auto"
-    threads: int | None = None
+    threads: int | None = 1
     log_every: int = 500
     checkpoint_every: int = 5_000
     output_dir: str = "runs"
