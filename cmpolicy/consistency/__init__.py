@@ -1,0 +1,1 @@
+"""The mathematics of consistency models: torch only, no domain."""

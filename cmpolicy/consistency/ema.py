@@ -14,12 +14,13 @@ def ema_update(average: nn.Module, model: nn.Module, decay: float | Tensor) -> N
         average, model: two modules of the same structure.
         decay: in [0, 1]; a number, or a tensor on the device of the weights.
     """
-    old, new = list(average.parameters()), list(model.parameters())
+    old: list[Tensor] = list(average.parameters())
+    new: list[Tensor] = list(model.parameters())
     weight = 1 - decay
     if isinstance(weight, Tensor):
         for a, b in zip(old, new, strict=True):
             a.lerp_(b, weight.to(a.dtype))
     else:
         torch._foreach_lerp_(old, new, weight)
-    for a, b in zip(average.buffers(), model.buffers(), strict=True):
-        a.copy_(b)
+    for buffer, current in zip(average.buffers(), model.buffers(), strict=True):
+        buffer.copy_(current)

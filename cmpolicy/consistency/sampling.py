@@ -8,13 +8,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from cmpolicy.consistency.losses import ConsistencyFunction
-from cmpolicy.consistency.parameterization import Parameterization
+from cmpolicy.consistency.parameterization import LevelFunction, Parameterization
 from cmpolicy.consistency.schedules import karras_sigmas
 
 
 def multistep(
-    f: ConsistencyFunction,
+    f: LevelFunction,
     noise: Tensor,
     levels: Sequence[float],
     boundary: float = 0.0,
@@ -60,7 +59,7 @@ def grid_levels(
     """
     p = parameterization
     sigmas = karras_sigmas(num_levels, p.sigma_min, p.sigma_max).tolist()
-    return [sigmas[i] for i in indices if sigmas[i] > p.sigma_min]
+    return [sigmas[i] for i in indices if i < num_levels - 1]
 
 
 def few_step_levels(steps: int, parameterization: Parameterization) -> list[float]:

@@ -174,7 +174,6 @@ def test_openai_indices_map_to_the_right_levels() -> None:
     assert grid_levels(indices, 40, KARRAS) == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.xfail(strict=True, reason="karras_sigma rounds at its ends, so ε is not recognised")
 @pytest.mark.parametrize("p", [KARRAS, KarrasParameterization(0.5, 0.01, 50.0)])
 def test_the_last_index_is_left_out(p: Parameterization) -> None:
     assert len(grid_levels([0, 22, 39], 40, p)) == 2
