@@ -33,12 +33,25 @@ def multistep(
     Raises:
         ValueError: if `levels` is empty, not strictly decreasing, or reaches below `boundary`.
     """
+    return multistep_path(f, noise, levels, boundary, generator)[-1]
+
+
+def multistep_path(
+    f: LevelFunction,
+    noise: Tensor,
+    levels: Sequence[float],
+    boundary: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> list[Tensor]:
+    """The noisy points x_σ at each of `levels`, and the sample at the end: len(levels) + 1 tensors."""
     check_levels(levels, boundary)
-    x = f(levels[0] * noise, noise.new_full((noise.shape[0],), levels[0]))
+    path = [levels[0] * noise]
+    x = f(path[0], noise.new_full((noise.shape[0],), levels[0]))
     for sigma in levels[1:]:
         z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        x = f(x + (sigma**2 - boundary**2) ** 0.5 * z, x.new_full((x.shape[0],), sigma))
-    return x
+        path.append(x + (sigma**2 - boundary**2) ** 0.5 * z)
+        x = f(path[-1], x.new_full((x.shape[0],), sigma))
+    return [*path, x]
 
 
 def check_levels(levels: Sequence[float], boundary: float) -> None:
