@@ -19,7 +19,8 @@ from cmpolicy.generative.learner import LossConfig
 PACKAGE = Path(__file__).resolve().parent
 # In a wheel the configurations are inside the package, in a checkout beside it. The path is
 # absolute because Hydra resolves a relative one against the calling script.
-CONFIG_PATH = str(PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs")
+IN_PACKAGE = PACKAGE / "configs"
+CONFIG_PATH = str(IN_PACKAGE if IN_PACKAGE.is_dir() else PACKAGE.parent / "configs")
 
 
 def check_positive(config: object, *names: str) -> None:
@@ -185,7 +186,8 @@ class EvaluateConfig:
         episodes: how many.
         seed: the first episode's.
         steps: network calls an action; null for what the policy was trained with.
-        best_of: actions drawn an observation, of which the critic picks the best.
+        best_of: actions drawn an observation, of which the critic picks the best; null for the
+            agent's own way.
         video: write the first episode as video.mp4.
         device: as in training.
     """
@@ -195,12 +197,12 @@ class EvaluateConfig:
     episodes: int = 20
     seed: int = 1_000
     steps: int | None = None
-    best_of: int = 1
+    best_of: int | None = None
     video: bool = False
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        check_positive(self, "episodes", "best_of")
+        check_positive(self, "episodes", *(["best_of"] if self.best_of is not None else []))
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be last or best, got {self.checkpoint!r}")
 

@@ -1,4 +1,4 @@
-"""What every command shares: composing the configuration, and ending with one line when it fails."""
+"""What every command shares: composing the configuration, and one line when it fails."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def explain(error: BaseException) -> str:
         return f"there is no {group}={name}; choose one of: {', '.join(sorted(error.options))}"
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
-            known = ", ".join(str(key) for key in cause.parent_node)
+        if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+            known = ", ".join(str(key) for key in cause.parent_node or ())
             return f"there is no key {cause.full_key}; there are: {known}"
         if isinstance(cause, OmegaConfBaseException) and cause.full_key and cause.msg:
             return f"{cause.full_key}: {' '.join(cause.msg.split())}"

@@ -1,14 +1,15 @@
-"""Offline RL for the loop: data, agent, environment and results, put together from a configuration."""
+"""Offline RL for the loop: data, agent, environment and results, from a configuration."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 
 from cmpolicy.agents import AGENTS, Agent, Spaces
 from cmpolicy.config import EnvConfig, RLConfig
@@ -17,7 +18,7 @@ from cmpolicy.datasets.resolve import resolve_dataset
 from cmpolicy.datasets.rewards import transform_rewards
 from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset, check_fits
 from cmpolicy.errors import InputError
-from cmpolicy.evaluation.environments import make_env
+from cmpolicy.evaluation.environments import Environment
 from cmpolicy.evaluation.learning_curve import draw_learning_curve
 from cmpolicy.evaluation.rollout import Act
 from cmpolicy.evaluation.score import Score, evaluate_agent
@@ -33,7 +34,7 @@ class OfflineRL:
     Attributes:
         dataset: on the device, rewards transformed.
         learner: the agent.
-        env_id: of the evaluation environment.
+        env: the evaluation environment.
         references: D4RL's (minimum, maximum) return, or None.
 
     Raises:
@@ -45,7 +46,8 @@ class OfflineRL:
         env = config.env
         if config.dataset.path is None and not (env.d4rl_id or env.minari_id):
             raise InputError(
-                "no task: give env=NAME, such as env=hopper-medium, or dataset.path=FILE with env.id=ID"
+                "no task: give env=NAME, such as env=hopper-medium, "
+                "or dataset.path=FILE with env.id=ID"
             )
         dataset = resolve_dataset(
             env.name,
@@ -55,9 +57,9 @@ class OfflineRL:
             path=config.dataset.path,
         )
         self.info = dataset.info
-        self.env_id = evaluation_env_id(env, dataset.info)
-        self.references = references_of(self.env_id, dataset.info)
-        self.spaces = fitting_spaces(self.env_id, dataset)
+        self.env = evaluation_env(env, dataset.info)
+        self.references = references_of(self.env.id, dataset.info)
+        self.spaces = fitting_spaces(self.env, dataset)
         self.dataset = transform_rewards(dataset, env.reward).to(device)
         self.learner = build_agent(config, self.spaces).to(device)
         self.learner.fit_normalizers(self.dataset)
@@ -66,7 +68,7 @@ class OfflineRL:
     def announce(self) -> None:
         """Say what is trained on what; loudly, where scores do not compare."""
         info = self.info
-        log.info("evaluation: %s   agent: %s", self.env_id, self.config.agent.name)
+        log.info("evaluation: %s   agent: %s", self.env.id, self.config.agent.name)
         if not info.comparable and info.source != "sample":  # which has warned already
             log.warning(
                 "WARNING: scores on this data (%s) are NOT comparable with published ones.",
@@ -76,7 +78,7 @@ class OfflineRL:
     def score(self, episodes: int, seed: int) -> Score:
         """Evaluate the learner as it stands."""
         return evaluate_agent(
-            act_with(self.learner), self.env_id, self.references, episodes, seed, self.device
+            act_with(self.learner), self.env, self.references, episodes, seed, self.device
         )
 
     def evaluate(self, step: int) -> Evaluation:
@@ -120,7 +122,7 @@ class OfflineRL:
             "agent": self.config.agent.name,
             "seed": self.config.seed,
             "dataset": dataset,
-            "environment": {"id": self.env_id, "reference_returns": self.references},
+            "environment": {**asdict(self.env), "reference_returns": self.references},
             "spaces": self.spaces._asdict(),
         }
 
@@ -133,7 +135,9 @@ def build_agent(config: RLConfig, spaces: Spaces) -> Agent:
     return AGENTS[algorithm](spaces, config.agent, config.steps)
 
 
-def act_with(agent: Agent, best_of: int = 1, steps: int | None = None) -> Callable[..., Act]:
+def act_with(
+    agent: Agent, best_of: int | None = None, steps: int | None = None
+) -> Callable[[torch.Generator], Act]:
     """A function that binds the agent's noise to a generator, for `evaluate_agent`."""
 
     def bind(generator: torch.Generator) -> Act:
@@ -142,18 +146,21 @@ def act_with(agent: Agent, best_of: int = 1, steps: int | None = None) -> Callab
     return bind
 
 
-def evaluation_env_id(env: EnvConfig, info: DatasetInfo) -> str:
+def evaluation_env(env: EnvConfig, info: DatasetInfo) -> Environment:
     """The configured environment, else the one recorded with the data, else D4RL's.
 
     Raises:
         InputError: if none is known.
     """
-    env_id = env.id or info.env_id or env.d4rl_env_id
+    layout = "d4rl" if info.source.startswith("d4rl") else "minari"
+    if env.id is None and info.env_id is not None:
+        return Environment(info.env_id, info.env_spec, layout)
+    env_id = env.id or env.d4rl_env_id
     if env_id is None:
         raise InputError(
             f"{info.dataset_id} does not say which environment it is from; give env.id="
         )
-    return env_id
+    return Environment(env_id, None, layout)
 
 
 def references_of(env_id: str, info: DatasetInfo) -> tuple[float, float] | None:
@@ -163,12 +170,12 @@ def references_of(env_id: str, info: DatasetInfo) -> tuple[float, float] | None:
     return reference_scores(env_id)
 
 
-def fitting_spaces(env_id: str, dataset: TransitionDataset) -> Spaces:
+def fitting_spaces(environment: Environment, dataset: TransitionDataset) -> Spaces:
     """The environment's spaces, which the dataset is held against."""
-    env = make_env(env_id)
+    env = environment.make()
     try:
         check_fits(dataset, env.observation_space, env.action_space)
-        low, high = env.action_space.low, env.action_space.high
-        return Spaces(dataset.obs_dim, low.tolist(), high.tolist())
+        actions = cast("Box", env.action_space)  # as `make` has checked
+        return Spaces(dataset.obs_dim, actions.low.tolist(), actions.high.tolist())
     finally:
         env.close()

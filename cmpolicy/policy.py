@@ -119,7 +119,8 @@ class ConsistencyPolicy(nn.Module):
         self.parameterization = PARAMETERIZATIONS[config.parameterization](
             LATENT_STD, config.sigma_min, config.sigma_max
         )
-        self.levels = list(config.levels or few_step_levels(config.steps, self.parameterization))
+        grid = few_step_levels(config.steps, self.parameterization)
+        self.levels = grid if config.levels is None else list(config.levels)
         check_levels(self.levels, self.parameterization.boundary)
         self.consistency_loss = LOSSES[config.loss](**config.loss_options)
         self.bound = ActionBound(config.bound, action_dim, action_low, action_high)
@@ -223,6 +224,14 @@ class ConsistencyPolicy(nn.Module):
             progress: k/K over the whole training, for the curriculum of levels; 1 is its end.
             weight: (B,), multiplies each sample's loss.
         """
+        batch = len(observations)
+        for name, tensor, shape in (
+            ("observations", observations, (batch, self.obs_dim)),
+            ("actions", actions, (batch, self.action_dim)),
+            ("weight", weight, (batch,)),
+        ):
+            if tensor is not None and tensor.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
         condition = self.normalize(observations)
         progress = torch.as_tensor(progress, dtype=condition.dtype, device=condition.device)
         per_sample = self.consistency_loss(
@@ -254,7 +263,7 @@ class ConsistencyPolicy(nn.Module):
 
         (obs_dim,) → (action_dim,), or (N, obs_dim) → (N, action_dim), float32.
         """
-        array = np.asarray(observation, dtype=np.float32)
+        array = np.array(observation, dtype=np.float32)  # a copy: torch refuses read-only memory
         batch = torch.from_numpy(np.atleast_2d(array)).to(self.obs_mean.device)
         sampled = self(batch, levels=levels, generator=generator)
         actions: npt.NDArray[np.float32] = sampled.cpu().numpy()
@@ -290,7 +299,14 @@ class ConsistencyPolicy(nn.Module):
             policy.load_state_dict(state)
         except FileNotFoundError:
             raise InputError(f"no policy at {path}") from None
-        except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        except (
+            safetensors.SafetensorError,
+            OSError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+            KeyError,
+        ) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path} is damaged or not a policy: {reason}") from error
         return policy

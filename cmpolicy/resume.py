@@ -40,7 +40,9 @@ def load_config(run: RunDirectory) -> RLConfig:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), stored))
     except (OmegaConfBaseException, yaml.YAMLError, KeyError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{run.config_path} is damaged or from another version: {reason}") from error
+        raise InputError(
+            f"{run.config_path} is damaged or from another version: {reason}"
+        ) from error
     assert isinstance(config, RLConfig)
     return config
 

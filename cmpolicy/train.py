@@ -51,6 +51,7 @@ def train(config: RLConfig, overrides: list[str]) -> None:
         log.info("going on from step %d of %d", loop.step, config.steps)
     else:
         directory.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
+        reporter.progress([], 0.0)
     log.info("run: %s   device: %s", directory.path, device)
     loop.train()
     reporter.finish(loop)
@@ -101,7 +102,8 @@ class Reporter:
         """After an evaluation during training."""
         history = [{"step": e.step, **e.scalars} for e in evaluations]
         self.write(False, speed, evaluations=history)
-        self.task.draw(self.run, evaluations)
+        if evaluations:
+            self.task.draw(self.run, evaluations)
 
     def finish(self, loop: TrainingLoop) -> None:
         """Evaluate the last and the best checkpoint on fresh seeds, and report both, apart."""

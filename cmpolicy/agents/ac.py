@@ -73,6 +73,7 @@ class ConsistencyAC(Agent):
             config.critic_layer_norm,
         )
         self.target_critic = frozen_copy(self.critic)
+        self.candidates = config.candidates
         self.optimizers["critic"] = adam(self.critic, config.critic_learning_rate)
         self.optimizers["policy"] = adam(self.policy, config.learning_rate)
 

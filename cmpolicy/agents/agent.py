@@ -70,6 +70,7 @@ class Agent(nn.Module):
     Attributes:
         policy: the actor that is trained.
         average_policy: its exponential moving average, which acts.
+        candidates: actions drawn when acting, of which one is taken.
         step: number of updates done, () int64 on the device.
         total_steps: length K of the training, for curricula.
     """
@@ -89,6 +90,7 @@ class Agent(nn.Module):
         self.average_policy = frozen_copy(self.policy)
         self.config = config
         self.total_steps = total_steps
+        self.candidates = 1
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
@@ -139,31 +141,29 @@ class Agent(nn.Module):
         self,
         observations: FloatArray,
         *,
-        best_of: int = 1,
+        best_of: int | None = None,
         steps: int | None = None,
         generator: torch.Generator | None = None,
     ) -> FloatArray:
         """Actions of the averaged policy: (N, obs_dim) → (N, action_dim).
 
         Args:
-            best_of: candidates an observation, of which `value` picks the best.
+            best_of: candidates an observation, of which `value` picks the best; if not given,
+                the agent's own `candidates`, one of which is taken with probability ∝ exp value.
             steps: network calls an action, if not those of the policy.
         """
         policy = self.average_policy
         levels = None if steps is None else few_step_levels(steps, policy.parameterization)
         obs = torch.from_numpy(observations).to(self.step.device)
-        obs = obs.repeat_interleave(best_of, dim=0)
+        candidates = best_of or self.candidates
+        obs = obs.repeat_interleave(candidates, dim=0)
         actions = policy(obs, levels=levels, generator=generator)
-        if best_of > 1:
-            values = self.value(obs, actions).view(-1, best_of)
-            chosen = self.choose(values, generator)
-            actions = actions.view(-1, best_of, actions.shape[1])[torch.arange(len(chosen)), chosen]
+        if candidates > 1:
+            values = self.value(obs, actions).view(-1, candidates)
+            chosen = values.argmax(1) if best_of else draw_softmax(values, generator)
+            actions = actions.view(*values.shape, -1)[torch.arange(len(chosen)), chosen]
         result: FloatArray = actions.cpu().numpy()
         return result
-
-    def choose(self, values: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The index of the candidate to take: (N, candidates) → (N,) int64."""
-        return values.argmax(1)
 
     def training_state(self) -> dict[str, Any]:
         """Everything that a resumed training needs."""
@@ -182,12 +182,19 @@ class Agent(nn.Module):
                 optimizer.load_state_dict(state["optimizers"][name])
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"the checkpoint does not fit agent {self.config.name}: {reason}") from error
+            raise InputError(
+                f"the checkpoint does not fit agent {self.config.name}: {reason}"
+            ) from error
 
 
 def frozen_copy(module: M) -> M:
     """A copy that starts equal and takes no gradient."""
     return copy.deepcopy(module).requires_grad_(False)
+
+
+def draw_softmax(values: Tensor, generator: torch.Generator | None) -> Tensor:
+    """An index a row with probability ∝ exp value: (N, n) → (N,) int64."""
+    return torch.multinomial(values.softmax(1), 1, generator=generator).squeeze(1)
 
 
 def adam(module: nn.Module, learning_rate: float) -> torch.optim.Adam:

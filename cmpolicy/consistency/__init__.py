@@ -1,1 +1,1 @@
-"""The mathematics of consistency models: torch only, no domain."""
+"""The mathematics of consistency models: torch only, no domain, no files."""

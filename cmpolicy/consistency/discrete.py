@@ -38,11 +38,13 @@ class DiscreteConsistency:
         metric: a name in METRICS.
         weight: ``uniform`` (λ = 1), or ``inverse`` (λ = 1/(σ_{n+1} − σ_n)).
         solver: a name in SOLVERS, for the teacher's step.
+        scale: multiplies the loss.
     """
 
     metric: str = "squared"
     weight: str = "uniform"
     solver: str = "heun"
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         metric_named(self.metric)
@@ -90,7 +92,7 @@ class DiscreteConsistency:
         loss = metric_named(self.metric)(f(x_high, high), target)
         if self.weight == "inverse":
             loss = loss / (high - low)
-        return weighted(loss, high, log_weight)
+        return weighted(self.scale * loss, high, log_weight)
 
 
 @dataclass(frozen=True)
@@ -100,17 +102,21 @@ class ConsistencyTraining(DiscreteConsistency):
     Attributes:
         s0, s1: number of levels at the start and at the end of training.
         mu0: decay of the target network at the start.
+        fixed_decay: decay of the target network in place of μ(k), 0 for none: the network itself.
     """
 
     s0: int = 2
     s1: int = 150
     mu0: float = 0.9
+    fixed_decay: float | None = None
 
     @property
     def needs_target_ema(self) -> bool:
-        return self.mu0 > 0
+        return self.fixed_decay != 0
 
     def target_decay(self, progress: Tensor) -> Tensor:
+        if self.fixed_decay is not None:
+            return torch.full_like(progress, self.fixed_decay)
         return ct_ema_decay(ct_num_levels(progress, self.s0, self.s1), self.s0, self.mu0)
 
     def levels(

@@ -22,5 +22,5 @@ def ema_update(average: nn.Module, model: nn.Module, decay: float | Tensor) -> N
             a.lerp_(b, weight.to(a.dtype))
     else:
         torch._foreach_lerp_(old, new, weight)
-    for buffer, current in zip(average.buffers(), model.buffers(), strict=True):
-        buffer.copy_(current)
+    for mine, theirs in zip(average.buffers(), model.buffers(), strict=True):
+        mine.copy_(theirs)

@@ -15,6 +15,11 @@ def squared(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).flatten(1).square().sum(1)
 
 
+def mean_squared(a: Tensor, b: Tensor) -> Tensor:
+    """‖a − b‖²/d of each sample: (B, …) → (B,)."""
+    return (a - b).flatten(1).square().mean(1)
+
+
 def l1(a: Tensor, b: Tensor) -> Tensor:
     """‖a − b‖₁ of each sample: (B, …) → (B,)."""
     return (a - b).flatten(1).abs().sum(1)
@@ -27,7 +32,12 @@ def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:
     return (delta.square().sum(1) + c**2).sqrt() - c
 
 
-METRICS: dict[str, Metric] = {"squared": squared, "l1": l1, "pseudo_huber": pseudo_huber}
+METRICS: dict[str, Metric] = {
+    "squared": squared,
+    "mean_squared": mean_squared,
+    "l1": l1,
+    "pseudo_huber": pseudo_huber,
+}
 
 
 def metric_named(name: str) -> Metric:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -57,7 +58,7 @@ def multistep_path(
 def check_levels(levels: Sequence[float], boundary: float) -> None:
     """Raise ValueError unless `levels` decreases strictly and stays above `boundary`."""
     decreasing = all(a > b for a, b in pairwise(levels))
-    if not levels or not decreasing or levels[-1] <= boundary:
+    if not levels or not decreasing or not levels[-1] > boundary or not math.isfinite(levels[0]):
         raise ValueError(
             f"levels must be strictly decreasing and above {boundary:g}, got {list(levels)}"
         )

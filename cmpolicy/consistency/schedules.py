@@ -35,9 +35,9 @@ def karras_sigma(
         Noise levels in units of the data, the shape of `index`.
     """
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    u = index / (num_levels - 1)
-    sigma = ((low + u * (high - low)) ** rho).clamp(sigma_min, sigma_max)
-    return torch.where(u <= 0, sigma_min, torch.where(u >= 1, sigma_max, sigma))
+    sigma: Tensor = (low + index / (num_levels - 1) * (high - low)) ** rho
+    sigma = torch.where(index <= 0, sigma_min, sigma)  # the power rounds at the two ends
+    return torch.where(index >= num_levels - 1, sigma_max, sigma)
 
 
 def karras_index(
@@ -50,7 +50,11 @@ def karras_index(
 
 
 def karras_sigmas(
-    num_levels: int, sigma_min: float, sigma_max: float, rho: float = 7.0, **kwargs: object
+    num_levels: int,
+    sigma_min: float,
+    sigma_max: float,
+    rho: float = 7.0,
+    dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """All N levels in *descending* order, σ_max first, as samplers read them.
 
@@ -65,8 +69,8 @@ def karras_sigmas(
             f"{sigma_min}, {sigma_max}"
         )
     if num_levels == 1:
-        return torch.full((1,), sigma_max, **kwargs)  # type: ignore[call-overload, no-any-return]
-    index = torch.arange(num_levels - 1, -1, -1, **{"dtype": torch.float64, **kwargs})  # type: ignore[call-overload]
+        return torch.full((1,), sigma_max, dtype=dtype)
+    index = torch.arange(num_levels - 1, -1, -1, dtype=dtype)
     return karras_sigma(index, num_levels, sigma_min, sigma_max, rho)
 
 

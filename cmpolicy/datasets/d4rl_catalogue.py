@@ -12,6 +12,7 @@ class D4RLFile(NamedTuple):
     path: str
     bytes: int | None = None  # None: not known
     sha256: str | None = None
+    max_episode_steps: int | None = None  # where the file has no timeouts: D4RL's registration
 
     @property
     def name(self) -> str:
@@ -177,9 +178,18 @@ D4RL_FILES: dict[str, D4RLFile] = {
         231_183_710,
         "84f775eb7956ea9cc766704710dc520a8ab357adc7522ade47f556f0e335e284",
     ),
-    "kitchen-complete-v0": D4RLFile("kitchen/mini_kitchen_microwave_kettle_light_slider-v0.hdf5"),
-    "kitchen-partial-v0": D4RLFile("kitchen/kitchen_microwave_kettle_light_slider-v0.hdf5"),
-    "kitchen-mixed-v0": D4RLFile("kitchen/kitchen_microwave_kettle_bottomburner_light-v0.hdf5"),
+    "kitchen-complete-v0": D4RLFile(
+        "kitchen/mini_kitchen_microwave_kettle_light_slider-v0.hdf5",
+        max_episode_steps=280,
+    ),
+    "kitchen-partial-v0": D4RLFile(
+        "kitchen/kitchen_microwave_kettle_light_slider-v0.hdf5",
+        max_episode_steps=280,
+    ),
+    "kitchen-mixed-v0": D4RLFile(
+        "kitchen/kitchen_microwave_kettle_bottomburner_light-v0.hdf5",
+        max_episode_steps=280,
+    ),
 }
 
 

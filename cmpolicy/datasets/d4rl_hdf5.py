@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
 from cmpolicy.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 REQUIRED_KEYS = ("observations", "actions", "rewards", "terminals")
 OPTIONAL_KEYS = ("timeouts", "next_observations")
@@ -33,7 +36,8 @@ def load_hdf5(
 
     Args:
         path: the file.
-        max_episode_steps: for a file without `timeouts`, the length at which episodes were cut.
+        max_episode_steps: for a file without `timeouts`, the length at which episodes were cut;
+            by default that of the recorded `env_id`, as D4RL takes its environment's.
         info: what is known of the origin; by default the file's own name, as source `file`.
 
     Raises:
@@ -43,6 +47,8 @@ def load_hdf5(
     arrays, env_id = _read(file)
     info = info or DatasetInfo(dataset_id=file.stem, source="file")
     info = dataclasses.replace(info, path=str(file), env_id=env_id or info.env_id)
+    if "timeouts" not in arrays and max_episode_steps is None:
+        max_episode_steps = _time_limit(file, info.env_id)
     try:
         return TransitionDataset.from_arrays(
             **arrays, max_episode_steps=max_episode_steps, info=info
@@ -78,6 +84,19 @@ def _arrays(file: Path, opened: h5py.File) -> dict[str, NDArray[Any]]:
         for key in (*REQUIRED_KEYS, *OPTIONAL_KEYS)
         if isinstance(opened.get(key), h5py.Dataset)
     }
+
+
+def _time_limit(file: Path, env_id: str | None) -> int | None:
+    from gymnasium.envs.registration import registry
+
+    if env_id in registry:
+        return registry[env_id].max_episode_steps
+    logger.warning(
+        "%s has no timeouts: every row is taken to follow the one before it unless that was "
+        "terminal; give max_episode_steps where episodes were cut",
+        file,
+    )
+    return None
 
 
 def _text(value: Any) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 
-from cmpolicy.datasets.d4rl_catalogue import recognised
+from cmpolicy.datasets.d4rl_catalogue import D4RL_FILES, recognised
 from cmpolicy.datasets.d4rl_hdf5 import load_hdf5
 from cmpolicy.datasets.d4rl_package import load_d4rl_package
 from cmpolicy.datasets.download import d4rl_directory, d4rl_on_disk, download_d4rl
@@ -93,9 +93,13 @@ def load_path(path: str | PathLike[str]) -> TransitionDataset:
             download_minari(str(path))
         return load_minari(str(path))
     d4rl_id = recognised(place) if place.is_file() else None
-    if d4rl_id:
-        return load_hdf5(place, info=DatasetInfo(d4rl_id, "d4rl", comparable=True))
-    return load_hdf5(place)
+    if d4rl_id is None:
+        return load_hdf5(place)
+    return load_hdf5(
+        place,
+        max_episode_steps=D4RL_FILES[d4rl_id].max_episode_steps,
+        info=DatasetInfo(d4rl_id, "d4rl", comparable=True),
+    )
 
 
 def load_sample(name: str) -> TransitionDataset:
@@ -128,7 +132,12 @@ def _d4rl_disk(task: _Task) -> TransitionDataset | str:
     genuine = recognised(file) == task.d4rl_id
     if not genuine:
         logger.warning("%s is not D4RL's file by its size: its scores are NOT comparable", file)
-    return load_hdf5(file, info=DatasetInfo(task.d4rl_id, "d4rl", comparable=genuine))
+    known = D4RL_FILES.get(task.d4rl_id)
+    return load_hdf5(
+        file,
+        max_episode_steps=known.max_episode_steps if known else None,
+        info=DatasetInfo(task.d4rl_id, "d4rl", comparable=genuine),
+    )
 
 
 def _minari_disk(task: _Task) -> TransitionDataset | str:

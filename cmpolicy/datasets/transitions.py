@@ -112,15 +112,8 @@ class TransitionDataset:
         Raises:
             InputError: wrong shapes, dtypes or lengths, NaN or inf, or no transition left.
         """
-        steps = align_arrays(
-            observations,
-            actions,
-            rewards,
-            terminals,
-            timeouts,
-            next_observations,
-            max_episode_steps,
-        )
+        flat = (observations, actions, rewards, terminals, timeouts, next_observations)
+        steps = align_arrays(*flat, max_episode_steps)
         return cls.from_steps(steps, info or DatasetInfo())
 
     @classmethod

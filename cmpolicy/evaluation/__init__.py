@@ -1,0 +1,1 @@
+"""Rollouts, scores and pictures of agents."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
-from cmpolicy.evaluation.environments import make_env
+from cmpolicy.evaluation.environments import Environment
 from cmpolicy.evaluation.rollout import Act, Episodes, roll_out
 
 
@@ -29,6 +28,14 @@ class Score:
     score_standard_error: float | None
     episodes: int
     mean_length: float
+
+    def __str__(self) -> str:
+        error = f"± {self.return_standard_error:.1f} over {self.episodes} episodes"
+        text = f"return {self.mean_return:.1f} {error}"
+        if self.normalized_score is None:
+            return text
+        score, score_error = self.normalized_score, self.score_standard_error
+        return f"normalised score {score:.1f} ± {score_error:.1f} ({text})"
 
     @property
     def headline(self) -> float:
@@ -52,13 +59,13 @@ def score_of(episodes: Episodes, references: tuple[float, float] | None) -> Scor
 
 def evaluate_agent(
     act_with: Callable[[torch.Generator], Act],
-    env_id: str,
+    env: Environment,
     references: tuple[float, float] | None,
     episodes: int,
     seed: int,
     device: torch.device | str = "cpu",
 ) -> Score:
-    """Roll out and score. The policy's noise comes from a generator of its own, seeded by `seed`."""
+    """Roll out and score; the policy's noise has a generator of its own, seeded by `seed`."""
     generator = torch.Generator(device=device).manual_seed(seed)
-    rolled = roll_out(act_with(generator), partial(make_env, env_id), episodes, seed)
+    rolled = roll_out(act_with(generator), env.make, episodes, seed)
     return score_of(rolled, references)

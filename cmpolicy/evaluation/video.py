@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cmpolicy.errors import InputError
-from cmpolicy.evaluation.environments import make_env
+from cmpolicy.evaluation.environments import Environment
 from cmpolicy.evaluation.rollout import Act
 
 
-def write_video(act: Act, env_id: str, path: Path, seed: int) -> Path:
+def write_video(act: Act, environment: Environment, path: Path, seed: int) -> Path:
     """Play one episode and write it as an MP4 at the environment's frame rate.
 
     Raises:
@@ -23,18 +25,16 @@ def write_video(act: Act, env_id: str, path: Path, seed: int) -> Path:
         raise InputError("video=true needs imageio: pip install 'cmpolicy[video]'")
     import imageio.v2 as imageio
 
-    env = make_env(env_id, render_mode="rgb_array")
+    env = environment.make(render_mode="rgb_array")
     try:
         fps = float(env.metadata.get("render_fps", 30))
-        with imageio.get_writer(path, fps=fps, macro_block_size=2) as writer:
-            for frame in frames(act, env, seed):
-                writer.append_data(frame)
+        imageio.mimwrite(path, list(frames(act, env, seed)), fps=fps, macro_block_size=2)
     finally:
         env.close()
     return path
 
 
-def frames(act: Act, env: Any, seed: int) -> Any:
+def frames(act: Act, env: Any, seed: int) -> Iterator[npt.NDArray[np.uint8]]:
     """Yield the pictures of one episode, (height, width, 3) uint8.
 
     Raises:

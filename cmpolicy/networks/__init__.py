@@ -1,0 +1,1 @@
+"""Networks: embeddings of noise levels, multilayer perceptrons, critics."""

@@ -1,11 +1,13 @@
 """One run on disk: configuration, checkpoints, metrics, results, learning curve.
 
-    config.yaml          what was asked for, resolved
-    metrics.csv          one row a log: step, then scalars by name
-    results.json         what came out, last and best apart, and how it was obtained
-    learning_curve.png   evaluations over steps
-    checkpoints/         last.safetensors, best.safetensors
-    tensorboard/         event files
+config.yaml          what was asked for, resolved
+metrics.csv          one row a log: step, then scalars by name
+results.json         what came out, last and best apart, and how it was obtained
+evaluations.jsonl    evaluations made after training, one a line
+policy.safetensors   the averaged policy of the last checkpoint, for ConsistencyPolicy.load
+learning_curve.png   scores over updates
+checkpoints/         last.safetensors, best.safetensors
+tensorboard/         event files
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ class RunDirectory:
         """The rows of metrics.csv; none if there is no such file."""
         if not self.metrics_path.exists():
             return []
-        with open(self.metrics_path, newline="") as file:
+        with self.metrics_path.open(newline="") as file:
             return list(csv.DictReader(file))
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -129,6 +131,23 @@ class RunDirectory:
     def load_checkpoint(self, name: str, device: str = "cpu") -> dict[str, Any]:
         """Read checkpoints/`name`.safetensors."""
         return load_state(self.checkpoint_path(name), device)
+
+    def read_results(self) -> dict[str, Any]:
+        """Read results.json.
+
+        Raises:
+            InputError: if it is missing or damaged.
+        """
+        try:
+            results: dict[str, Any] = json.loads(self.results_path.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.results_path} is missing or damaged: {error}") from error
+        return results
+
+    def append_evaluation(self, row: Mapping[str, Any]) -> None:
+        """Add a line to evaluations.jsonl, the evaluations made after training."""
+        with (self.path / "evaluations.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json, whole or not at all."""

@@ -40,11 +40,18 @@ def test_next_observations_are_read(tmp_path, recorded, write_hdf5):
     assert torch.equal(dataset.next_observations, dataset.observations + 100)
 
 
-def test_a_file_without_timeouts_can_be_cut_by_length(tmp_path, recorded, write_hdf5):
-    del recorded["timeouts"]
+def test_a_file_without_timeouts_is_cut_by_length(tmp_path, recorded, write_hdf5, caplog):
+    del recorded["timeouts"], recorded["terminals"]
+    recorded["terminals"] = np.zeros(60, bool)
     path = write_hdf5(tmp_path / "mine.hdf5", recorded)
     assert len(load_hdf5(path)) == 59
-    assert len(load_hdf5(path, max_episode_steps=5)) < 59
+    assert "has no timeouts" in caplog.text
+    assert len(load_hdf5(path, max_episode_steps=10)) == 54
+    caplog.clear()
+    tiled = {key: np.concatenate([values] * 10) for key, values in recorded.items()}
+    write_hdf5(path, tiled, env_id="Pendulum-v1")  # cut after 200 steps
+    assert len(load_hdf5(path)) == 597
+    assert caplog.text == ""
 
 
 def test_no_file_and_no_hdf5(tmp_path):

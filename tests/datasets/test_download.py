@@ -151,6 +151,29 @@ def test_a_server_that_never_answers_is_given_up():
         assert time.monotonic() - begin < 1.5
 
 
+def test_a_server_that_drips_is_given_up():
+    import socket
+
+    def drip(listening):
+        client, _ = listening.accept()
+        with client:
+            client.sendall(b"HTTP/1.1 200 OK\r\n")
+            for _ in range(15):  # each line is in time, the answer is not
+                time.sleep(0.1)
+                try:
+                    client.sendall(b"X: y\r\n")
+                except OSError:
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, args=(listening,), daemon=True)
+        thread.start()
+        begin = time.monotonic()
+        assert unreachable(f"http://127.0.0.1:{listening.getsockname()[1]}/", seconds=0.5)
+        assert time.monotonic() - begin < 1.5
+        thread.join()
+
+
 def test_a_mirror_replaces_the_base(server, places, monkeypatch):
     monkeypatch.setenv("D4RL_MIRROR", server.url + "/")
     path = download_d4rl("relocate-human-v1")  # no hash is known for it

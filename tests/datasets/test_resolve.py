@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import time
 
+import numpy as np
 import pytest
 
 from cmpolicy.datasets import load_path, resolve_dataset
@@ -39,6 +40,15 @@ def test_a_genuine_file_is_comparable(places, recorded, write_hdf5, monkeypatch)
     assert resolve_dataset(*HOPPER).info.comparable
     info = load_path(path).info
     assert (info.dataset_id, info.source, info.comparable) == (HOPPER[1], "d4rl", True)
+
+
+def test_kitchen_has_no_timeouts_and_is_cut_at_280_steps(places, recorded, write_hdf5):
+    recorded["terminals"][:] = False
+    del recorded["timeouts"]
+    tiled = {key: np.concatenate([values] * 10) for key, values in recorded.items()}
+    name = D4RL_FILES["kitchen-mixed-v0"].name
+    assert load_path(write_hdf5(places[0] / name, tiled)).info.comparable
+    assert len(resolve_dataset("kitchen-mixed", "kitchen-mixed-v0")) == 597
 
 
 def test_minari_on_disk_comes_second(recorded, write_minari, log):

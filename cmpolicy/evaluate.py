@@ -1,0 +1,78 @@
+"""Evaluate a run again: `python -m cmpolicy.evaluate run=RUN episodes=50 best_of=10 video=true`."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import logging
+from typing import Any
+
+import torch
+
+from cmpolicy.agents import Agent, Spaces
+from cmpolicy.config import EvaluateConfig
+from cmpolicy.evaluation.environments import Environment
+from cmpolicy.evaluation.score import evaluate_agent
+from cmpolicy.evaluation.video import write_video
+from cmpolicy.front_door import resolve_device, run
+from cmpolicy.offline_rl import act_with, build_agent
+from cmpolicy.resume import load_config
+from cmpolicy.training.run_directory import RunDirectory
+
+log = logging.getLogger("cmpolicy")
+
+
+def evaluate(config: EvaluateConfig, overrides: list[str]) -> None:
+    """Roll out a checkpoint of a run; the outcome is printed and added to evaluations.jsonl."""
+    directory = RunDirectory.existing(config.run)
+    device = resolve_device(config.device)
+    results = directory.read_results()
+    agent, step = load_agent(directory, results, config.checkpoint, device)
+    described = dict(results["environment"])
+    references = described.pop("reference_returns")
+    env = Environment(**described)
+    bind = act_with(agent, config.best_of, config.steps)
+    score = evaluate_agent(
+        bind, env, references and tuple(references), config.episodes, config.seed, device
+    )
+    row = {
+        "checkpoint": config.checkpoint,
+        "step": step,
+        "environment": env.id,
+        "seed": config.seed,
+        "network_calls": config.steps or len(agent.policy.levels),
+        "best_of": config.best_of or agent.candidates,
+        **dataclasses.asdict(score),
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+    directory.append_evaluation(row)
+    print(f"{config.checkpoint} checkpoint (step {step}) on {env.id}: {score}")
+    if not results["dataset"]["comparable"]:
+        log.warning("WARNING: scores on this data are NOT comparable with published ones.")
+    if config.video:
+        generator = torch.Generator(device=device).manual_seed(config.seed)
+        path = directory.path / f"video-{config.checkpoint}.mp4"
+        print(f"video: {write_video(bind(generator), env, path, config.seed)}")
+
+
+def load_agent(
+    directory: RunDirectory, results: dict[str, Any], checkpoint: str, device: torch.device
+) -> tuple[Agent, int]:
+    """The agent of a checkpoint, and the number of updates behind it.
+
+    Raises:
+        InputError: if the checkpoint is missing, damaged or another agent's.
+    """
+    agent = build_agent(load_config(directory), Spaces(**results["spaces"])).to(device)
+    state = directory.load_checkpoint(checkpoint, str(device))
+    agent.load_training_state(state["learner"])
+    return agent, state["step"]
+
+
+def main() -> None:
+    """The command."""
+    run(evaluate, "evaluate")
+
+
+if __name__ == "__main__":
+    main()
