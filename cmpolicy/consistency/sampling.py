@@ -44,7 +44,7 @@ def multistep_path(
     boundary: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> list[Tensor]:
-    """The noisy points x_σ at each of `levels`, and the sample at the end: len(levels) + 1 tensors."""
+    """The noisy points x_σ at each of `levels`, then the sample: len(levels) + 1 tensors."""
     check_levels(levels, boundary)
     path = [levels[0] * noise]
     x = f(path[0], noise.new_full((noise.shape[0],), levels[0]))

@@ -63,7 +63,9 @@ class LossConfig:
                     f"unknown loss.{key} {getattr(self, key)!r}, expected one of {', '.join(names)}"
                 )
         if self.teacher_steps < 0 or self.learning_rate <= 0 or not 0 <= self.ema_decay < 1:
-            raise ValueError(f"need teacher_steps ≥ 0, learning_rate > 0, 0 ≤ ema_decay < 1: {self}")
+            raise ValueError(
+                f"need teacher_steps ≥ 0, learning_rate > 0, 0 ≤ ema_decay < 1: {self}"
+            )
         try:
             losses[self.name](**self.options)
         except TypeError as error:
@@ -109,8 +111,8 @@ class GenerativeLearner(nn.Module):
         self.student_steps = total_steps - self.teacher_steps
         if self.student_steps < 1 or (config.distils and not (teacher or self.teacher_steps)):
             raise InputError(
-                f"{config.name} with steps={total_steps}, of which the teacher takes "
-                f"{self.teacher_steps}: a distillation needs a teacher, and any loss some steps left"
+                f"steps={total_steps} with loss.teacher_steps={self.teacher_steps}: {config.name} "
+                "needs steps of its own, and a distillation a teacher"
             )
         self.student = ConsistencyStudent(network, p, config.ema_decay, loss)
         self.teacher = teacher
@@ -161,7 +163,7 @@ class GenerativeLearner(nn.Module):
         return loss
 
     def minimize(self, name: str, model: LevelModel, loss: Tensor, k: int, steps: int) -> None:
-        """Update k of `steps`: one optimiser step at ½(1 + cos πk/K) of the learning rate, then the EMA."""
+        """Update k of K = `steps`, at ½(1 + cos πk/K) of the learning rate, then the average."""
         optimizer = self.optimizers[name]
         for group in optimizer.param_groups:
             group["lr"] = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * k / steps))

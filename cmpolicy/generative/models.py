@@ -46,8 +46,9 @@ class LevelModel(nn.Module):
         return lambda x, sigma: self.parameterization(chosen, x, sigma, condition)
 
     def update_average(self, step: int) -> None:
-        """Move the average; its decay rises over the first updates, so that it forgets its start."""
-        ema_update(self.average_network, self.network, min(self.ema_decay, (1 + step) / (10 + step)))
+        """Move the average; its decay rises at first, so that it forgets its start."""
+        decay = min(self.ema_decay, (1 + step) / (10 + step))
+        ema_update(self.average_network, self.network, decay)
 
 
 class EDMTeacher(LevelModel):
@@ -104,7 +105,7 @@ class ConsistencyStudent(LevelModel):
             self.target_network = copy.deepcopy(network).requires_grad_(False)
 
     def start_from(self, teacher: LevelModel) -> None:
-        """Take over the teacher's averaged weights: Song et al. 2023, Algorithm 2; Geng et al. 2024."""
+        """Begin with a teacher's averaged weights: Song et al. 2023, Alg. 2; Geng et al. 2024."""
         weights = teacher.average_network.state_dict()
         for network in (self.network, self.average_network, self.target_network):
             if network is not None:
@@ -118,7 +119,7 @@ class ConsistencyStudent(LevelModel):
         teacher: LevelModel | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The consistency loss of each sample, (B, …) → (B,); distillation where a teacher is given.
+        """The consistency loss of each sample, (B, …) → (B,): distillation if a teacher is given.
 
         Args:
             progress: k/K over the student's whole training.
@@ -152,7 +153,7 @@ class ConsistencyStudent(LevelModel):
 
 
 def teacher_parameterization(student: Parameterization) -> Parameterization:
-    """The student's form with its boundary at σ = 0: a denoiser's, whose weights fit the student."""
+    """The student's form with its boundary at σ = 0: a denoiser whose weights fit the student."""
     if student.boundary == 0:
         return student
     return EDMParameterization(student.sigma_data, student.sigma_min, student.sigma_max)
