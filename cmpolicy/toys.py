@@ -27,7 +27,7 @@ from cmpolicy.evaluation.toy_figures import (
 )
 from cmpolicy.generative.learner import GenerativeLearner
 from cmpolicy.generative.models import EDMTeacher
-from cmpolicy.networks.mlp import ConditionalMLP
+from cmpolicy.networks.fourier_mlp import FourierMLP
 from cmpolicy.resume import load_config
 from cmpolicy.training.loop import Evaluation
 from cmpolicy.training.run_directory import RunDirectory
@@ -81,7 +81,7 @@ class ToyTask:
         self.config, self.device = config, device
         self.dataset = ToyDataset(config.toy, seed=config.seed, device=device)
         self.toy = self.dataset.toy
-        network = ConditionalMLP(self.dataset.dim, self.dataset.condition_dim, config.hidden)
+        network = FourierMLP(self.dataset.dim, self.dataset.condition_dim, config.hidden)
         self.learner = GenerativeLearner(
             network,
             config.loss,
@@ -116,7 +116,7 @@ class ToyTask:
                 f"the teacher of {path} is of another toy, seed, network, parameterization or "
                 "noise levels; give these as they were there"
             )
-        network = ConditionalMLP(self.dataset.dim, self.dataset.condition_dim, mine.hidden)
+        network = FourierMLP(self.dataset.dim, self.dataset.condition_dim, mine.hidden)
         learner = GenerativeLearner(
             network, theirs.loss, theirs.steps, self.dataset.mean, self.dataset.std,
             theirs.sigma_min, theirs.sigma_max,

@@ -21,6 +21,8 @@ from cmpolicy.generative.models import (
     teacher_parameterization,
 )
 
+WARMUP = 100  # updates over which the learning rate rises
+BETAS = (0.9, 0.99)  # the target moves: Adam's usual 0.999 remembers gradients for too long
 SIGMA_DATA = 0.5  # the data is scaled to it: EDM's defaults for levels are made for it
 
 
@@ -125,7 +127,9 @@ class GenerativeLearner(nn.Module):
         self.register_buffer("mean", mean.clone())
         self.register_buffer("scale", torch.tensor(SIGMA_DATA / std))
         self.optimizers = {
-            name: torch.optim.RAdam(model.network.parameters(), lr=config.learning_rate)
+            name: torch.optim.Adam(
+                model.network.parameters(), config.learning_rate, betas=BETAS, fused=True
+            )
             for name, model in (("teacher", self.teacher), ("student", self.student))
             if isinstance(model, LevelModel)
         }
@@ -163,10 +167,11 @@ class GenerativeLearner(nn.Module):
         return loss
 
     def minimize(self, name: str, model: LevelModel, loss: Tensor, k: int, steps: int) -> None:
-        """Update k of K = `steps`, at ½(1 + cos πk/K) of the learning rate, then the average."""
+        """Update k of K = `steps`, then the average. The learning rate rises, then falls to 0."""
         optimizer = self.optimizers[name]
+        factor = min(1.0, (k + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * k / steps))
         for group in optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * k / steps))
+            group["lr"] = self.config.learning_rate * factor
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
