@@ -48,6 +48,7 @@ class LossConfig:
             has it as its teacher; any other loss begins with its weights. 0 for none.
         learning_rate: at its peak; it falls to 0 along a cosine, once for each of the two.
         ema_decay: of the averaged networks, an update.
+        adaptive_weight: weigh noise levels by a learned function, which in few dimensions harms.
     """
 
     name: str = "scd"
@@ -56,6 +57,7 @@ class LossConfig:
     teacher_steps: int = 0
     learning_rate: float = 1e-3
     ema_decay: float = 0.999
+    adaptive_weight: bool = False
 
     def __post_init__(self) -> None:
         losses = {**LOSSES, **DISTILLATIONS}
@@ -116,7 +118,9 @@ class GenerativeLearner(nn.Module):
                 f"steps={total_steps} with loss.teacher_steps={self.teacher_steps}: {config.name} "
                 "needs steps of its own, and a distillation a teacher"
             )
-        self.student = ConsistencyStudent(network, p, config.ema_decay, loss)
+        self.student = ConsistencyStudent(
+            network, p, config.ema_decay, loss, config.adaptive_weight
+        )
         self.teacher = teacher
         if self.teacher_steps:
             self.teacher = EDMTeacher(
@@ -128,7 +132,10 @@ class GenerativeLearner(nn.Module):
         self.register_buffer("scale", torch.tensor(SIGMA_DATA / std))
         self.optimizers = {
             name: torch.optim.Adam(
-                model.network.parameters(), config.learning_rate, betas=BETAS, fused=True
+                [q for q in model.parameters() if q.requires_grad],
+                config.learning_rate,
+                betas=BETAS,
+                fused=True,
             )
             for name, model in (("teacher", self.teacher), ("student", self.student))
             if isinstance(model, LevelModel)

@@ -20,6 +20,22 @@ from cmpolicy.consistency.parameterization import (
 from cmpolicy.consistency.sampling import multistep
 from cmpolicy.consistency.schedules import karras_sigmas
 from cmpolicy.consistency.solvers import solve
+from cmpolicy.networks.embeddings import FourierEmbedding
+
+
+class LevelWeight(nn.Module):
+    """w(σ), a learned log-weight of noise levels that starts at 0: Lu & Song 2024, §4.2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = FourierEmbedding()
+        self.linear = nn.Linear(self.embedding.dim, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """(B,) → (B,)"""
+        return self.linear(self.embedding(sigma.log() / 4)).squeeze(1)  # type: ignore[no-any-return]
 
 
 class LevelModel(nn.Module):
@@ -89,6 +105,7 @@ class ConsistencyStudent(LevelModel):
 
     Args:
         consistency_loss: what trains it; a moving target is kept if it asks for one.
+        adaptive_weight: weigh noise levels by a learned w(σ).
     """
 
     def __init__(
@@ -97,9 +114,11 @@ class ConsistencyStudent(LevelModel):
         parameterization: Parameterization,
         ema_decay: float,
         consistency_loss: Loss,
+        adaptive_weight: bool = False,
     ) -> None:
         super().__init__(network, parameterization, ema_decay)
         self.consistency_loss = consistency_loss
+        self.log_weight = LevelWeight() if adaptive_weight else None
         self.target_network: nn.Module | None = None
         if consistency_loss.needs_target_ema:
             self.target_network = copy.deepcopy(network).requires_grad_(False)
@@ -132,6 +151,7 @@ class ConsistencyStudent(LevelModel):
             torch.as_tensor(progress, dtype=x0.dtype, device=x0.device),
             generator,
             teacher=None if teacher is None else teacher.given(condition),
+            log_weight=self.log_weight,
         )
 
     def update_target(self, progress: float) -> None:

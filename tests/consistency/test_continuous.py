@@ -1,4 +1,4 @@
-"""Continuous-time losses against finite differences, the papers' own coordinates, and a known law."""
+"""Continuous-time losses against finite differences, the papers' formulas, and a known law."""
 
 from __future__ import annotations
 
