@@ -102,12 +102,16 @@ def read_rows(out: Path) -> list[dict[str, str]]:
 def report(out: Path) -> None:
     """toys.md, toys.json and toys.png from the rows so far."""
     rows = read_rows(out)
-    summary = [
-        {"toy": toy, "loss": loss, **summarize([r for r in rows if r["toy"] == toy and r["loss"] == loss])}
+    groups = {
+        (toy, loss): [r for r in rows if (r["toy"], r["loss"]) == (toy, loss)]
         for toy in TOYS
         for loss in LOSSES
-        if any(r["toy"] == toy and r["loss"] == loss for r in rows)
-    ]  # fmt: skip
+    }
+    summary = [
+        {"toy": toy, "loss": loss, **summarize(group)}
+        for (toy, loss), group in groups.items()
+        if group
+    ]
     (out / "toys.json").write_text(json.dumps({"summary": summary, "rows": rows}, indent=1) + "\n")
     (out / "toys.md").write_text(markdown(rows, summary))
     draw(out, summary)

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from cmpolicy.consistency.diffusion import batch_denoiser
 from cmpolicy.consistency.losses import DISTILLATIONS, LOSSES
-from cmpolicy.consistency.parameterization import PARAMETERIZATIONS
+from cmpolicy.consistency.parameterization import PARAMETERIZATIONS, LevelFunction
 from cmpolicy.errors import InputError
 from cmpolicy.generative.models import (
     ConsistencyStudent,
@@ -48,6 +49,8 @@ class LossConfig:
             has it as its teacher; any other loss begins with its weights. 0 for none.
         learning_rate: at its peak; it falls to 0 along a cosine, once for each of the two.
         ema_decay: of the averaged networks, an update.
+        stable_target: consistency training against the denoiser of the batch in place of each
+            sample, see `batch_denoiser`.
         adaptive_weight: weigh noise levels by a learned function, which in few dimensions harms.
     """
 
@@ -57,6 +60,7 @@ class LossConfig:
     teacher_steps: int = 0
     learning_rate: float = 1e-3
     ema_decay: float = 0.999
+    stable_target: bool = False
     adaptive_weight: bool = False
 
     def __post_init__(self) -> None:
@@ -167,7 +171,11 @@ class GenerativeLearner(nn.Module):
         """Consistency training, or distillation."""
         k = self.step - self.teacher_steps
         progress = k / self.student_steps
-        teacher = self.teacher if self.config.distils else None
+        teacher: LevelFunction | None = None
+        if self.config.distils and self.teacher is not None:
+            teacher = self.teacher.given(condition)
+        elif self.config.stable_target:
+            teacher = batch_denoiser(x0, condition)
         loss = self.student.loss(x0, condition, progress, teacher).mean()
         self.minimize("student", self.student, loss, k, self.student_steps)
         self.student.update_target(progress)

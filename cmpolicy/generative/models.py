@@ -135,13 +135,14 @@ class ConsistencyStudent(LevelModel):
         x0: Tensor,
         condition: Tensor | None = None,
         progress: Tensor | float = 1.0,
-        teacher: LevelModel | None = None,
+        teacher: LevelFunction | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The consistency loss of each sample, (B, …) → (B,): distillation if a teacher is given.
 
         Args:
             progress: k/K over the student's whole training.
+            teacher: a denoiser bound to the same condition.
         """
         return self.consistency_loss(
             self.given(condition, self.network),
@@ -150,7 +151,7 @@ class ConsistencyStudent(LevelModel):
             self.parameterization,
             torch.as_tensor(progress, dtype=x0.dtype, device=x0.device),
             generator,
-            teacher=None if teacher is None else teacher.given(condition),
+            teacher=teacher,
             log_weight=self.log_weight,
         )
 

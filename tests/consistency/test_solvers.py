@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmpolicy.consistency.diffusion import DenoisingScoreMatching
+from cmpolicy.consistency.diffusion import DenoisingScoreMatching, batch_denoiser
 from cmpolicy.consistency.discrete import ConsistencyDistillation
 from cmpolicy.consistency.level_search import greedy_levels, ternary_search
 from cmpolicy.consistency.parameterization import EDMParameterization, KarrasParameterization
@@ -219,3 +219,39 @@ def test_greedy_levels_are_found_one_after_the_other() -> None:
     levels = greedy_levels(objective, 80.0, 0.002, steps=5, evaluations=40)
     assert levels == pytest.approx([80.0, 2.0, 0.3], rel=0.05)
     assert greedy_levels(objective, 80.0, 0.002, steps=1) == [80.0]
+
+
+# The denoiser of a batch -------------------------------------------------------------------------
+
+
+def test_the_batch_denoiser_against_a_loop() -> None:
+    """Σ_j x_j exp(−‖x − x_j‖²/2σ²) / Σ_j …, over the samples of the same condition."""
+    g = torch.Generator().manual_seed(0)
+    x0 = torch.randn(12, 2, generator=g, dtype=torch.float64)
+    x = torch.randn(12, 2, generator=g, dtype=torch.float64)
+    sigma = torch.rand(12, generator=g, dtype=torch.float64) + 0.1
+    label = torch.arange(12) % 3
+    for condition in (None, torch.nn.functional.one_hot(label).double()):
+        d = batch_denoiser(x0, condition)(x, sigma)
+        for i in range(12):
+            among = [j for j in range(12) if condition is None or label[j] == label[i]]
+            weight = [
+                math.exp(-float((x[i] - x0[j]).square().sum()) / (2 * float(sigma[i]) ** 2))
+                for j in among
+            ]
+            mean = sum(w * x0[j] for w, j in zip(weight, among, strict=True)) / sum(weight)
+            torch.testing.assert_close(d[i], mean)
+
+
+def test_a_condition_of_its_own_gives_every_sample_back() -> None:
+    x0, condition = torch.randn(6, 2, 2), torch.rand(6, 1)
+    d = batch_denoiser(x0, condition)(torch.randn(6, 2, 2), torch.full((6,), 80.0))
+    torch.testing.assert_close(d, x0)
+
+
+def test_a_large_batch_knows_the_posterior_mean() -> None:
+    x0 = S * torch.randn(4_000, 1, generator=torch.Generator().manual_seed(0))
+    sigma = torch.linspace(0.1, 5, 4_000)
+    x = x0 + sigma[:, None] * torch.randn(4_000, 1, generator=torch.Generator().manual_seed(1))
+    error = batch_denoiser(x0)(x, sigma) - denoiser(x, sigma)
+    assert error.square().mean().sqrt() < 0.03

@@ -1,4 +1,4 @@
-"""The learner of teacher and student: phases, resumption, and a Gaussian whose solution is known."""
+"""The learner of teacher and student: phases, resumption, a Gaussian with a known solution."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def learner(
     config = LossConfig(name, **options)
     data = Gaussian()
     network = FourierMLP(1, hidden=[16, 16], harmonics=2)
-    return GenerativeLearner(network, config, steps, data.mean, data.std, 0.01, sigma_max)
+    return GenerativeLearner(network, config, steps, data.mean, data.std, 0.01, 10.0)
 
 
 def train(model: GenerativeLearner, updates: int, batch: int = 16) -> GenerativeLearner:
