@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from cmpolicy.agents import AGENTS
+from cmpolicy.generative.learner import LossConfig
 
 PACKAGE = Path(__file__).resolve().parent
 # In a wheel the configurations are inside the package, in a checkout beside it. The path is
@@ -83,8 +84,8 @@ class EvalConfig:
 
 
 @dataclass
-class RLConfig:
-    """Offline reinforcement learning: `python -m cmpolicy.train env=NAME`.
+class RunConfig:
+    """What every training run has.
 
     Attributes:
         steps: updates in the whole run.
@@ -99,10 +100,6 @@ class RLConfig:
         progress: show a progress bar.
     """
 
-    env: EnvConfig = field(default_factory=EnvConfig)
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    agent: Any = MISSING
-    eval: EvalConfig = field(default_factory=EvalConfig)
     steps: int = 100_000
     batch_size: int = 256
     seed: int = 0
@@ -117,6 +114,67 @@ class RLConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "steps", "batch_size", "log_every", "checkpoint_every")
+
+
+@dataclass
+class RLConfig(RunConfig):
+    """Offline reinforcement learning: `python -m cmpolicy.train env=NAME`."""
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    agent: Any = MISSING
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+@dataclass
+class ToyEvalConfig:
+    """Comparison of a toy's samples with the truth.
+
+    Attributes:
+        every: updates between two comparisons.
+        samples: of each.
+    """
+
+    every: int = 1_000
+    samples: int = 20_000
+
+    def __post_init__(self) -> None:
+        check_positive(self, "every", "samples")
+
+
+@dataclass
+class ToyConfig(RunConfig):
+    """Toys: `python -m cmpolicy.train --config-name toy toy=NAME loss=LOSS`.
+
+    Attributes:
+        toy: a name in `cmpolicy.datasets.toys.TOYS`.
+        loss: see `LossConfig`; a file in configs/loss/.
+        hidden: widths of the network.
+        sigma_min, sigma_max: ends of the noise levels, where the data has σ_d = 0.5.
+        teacher: a toy run whose teacher is distilled, in place of training one first.
+        eta: weight of the Q-guidance, on a bandit.
+    """
+
+    toy: str = "three_gmm"
+    loss: LossConfig = field(default_factory=LossConfig)
+    hidden: list[int] = field(default_factory=lambda: [64, 64, 64])
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    teacher: str | None = None
+    eta: float = 1.0
+    eval: ToyEvalConfig = field(default_factory=ToyEvalConfig)
+    steps: int = 6_000
+    log_every: int = 100
+    checkpoint_every: int = 1_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.hidden or min(self.hidden) < 1 or self.eta < 0:
+            raise ValueError(f"need positive hidden and eta ≥ 0, got {self.hidden}, {self.eta}")
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(
+                f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}"
+            )
 
 
 @dataclass
@@ -154,6 +212,8 @@ def register_schemas() -> None:
     """Make the dataclasses known to Hydra."""
     store = ConfigStore.instance()
     store.store(name="rl_schema", node=RLConfig)
+    store.store(name="toy_schema", node=ToyConfig)
+    store.store(group="loss", name="loss_schema", node=LossConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     for name, agent in AGENTS.items():
         store.store(group="agent", name=f"{name}_schema", node=agent.Config)

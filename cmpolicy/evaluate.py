@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from cmpolicy.agents import Agent, Spaces
-from cmpolicy.config import EvaluateConfig
+from cmpolicy.config import EvaluateConfig, RLConfig
+from cmpolicy.errors import InputError
 from cmpolicy.evaluation.environments import Environment
 from cmpolicy.evaluation.score import evaluate_agent
 from cmpolicy.evaluation.video import write_video
@@ -63,7 +64,10 @@ def load_agent(
     Raises:
         InputError: if the checkpoint is missing, damaged or another agent's.
     """
-    agent = build_agent(load_config(directory), Spaces(**results["spaces"])).to(device)
+    stored = load_config(directory)
+    if not isinstance(stored, RLConfig):
+        raise InputError(f"{directory.path} is a toy run; its scores stand in results.json")
+    agent = build_agent(stored, Spaces(**results["spaces"])).to(device)
     state = directory.load_checkpoint(checkpoint, str(device))
     agent.load_training_state(state["learner"])
     return agent, state["step"]

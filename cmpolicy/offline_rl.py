@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -97,12 +98,27 @@ class OfflineRL:
         low, high = self.references
         return 100 * (self.info.mean_return - low) / (high - low)
 
-    def draw(self, run: RunDirectory, evaluations: list[Evaluation]) -> None:
+    def run_name(self) -> str:
+        """Task and agent, a path below output_dir."""
+        return f"{self.config.env.name}/{self.config.agent.name}"
+
+    def save_model(self, run: RunDirectory) -> None:
+        """Write policy.safetensors, which `ConsistencyPolicy.load` reads."""
+        self.learner.average_policy.save(run.path / "policy.safetensors")
+
+    def remark(self) -> None:
+        """Log the data's own score, and a warning where scores do not compare."""
+        log.info("mean of the data: %.1f", self.data_score())
+        if not self.info.comparable:
+            log.warning("these scores are NOT comparable with published ones.")
+
+    def draw(self, run: RunDirectory, evaluations: list[Evaluation]) -> Path:
         """Write learning_curve.png."""
         normalized = self.references is not None
         key = "eval/score_standard_error" if normalized else "eval/return_standard_error"
+        path = run.path / "learning_curve.png"
         draw_learning_curve(
-            run.path / "learning_curve.png",
+            path,
             [e.step for e in evaluations],
             [e.score for e in evaluations],
             [e.scalars[key] for e in evaluations],
@@ -110,6 +126,7 @@ class OfflineRL:
             ylabel="normalised score" if normalized else "return",
             data_mean=self.data_score() if np.isfinite(self.info.mean_return) else None,
         )
+        return path
 
     def description(self) -> dict[str, Any]:
         """What a result must say of its data and environment."""

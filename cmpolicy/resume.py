@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cmpolicy.agents import AGENTS
-from cmpolicy.config import RLConfig
+from cmpolicy.config import RLConfig, ToyConfig
 from cmpolicy.errors import InputError
 from cmpolicy.training.run_directory import RunDirectory
 
@@ -19,6 +19,7 @@ CHANGEABLE = (
     "eval.every",
     "eval.episodes",
     "eval.final_episodes",
+    "eval.samples",
     "log_every",
     "checkpoint_every",
     "device",
@@ -27,7 +28,7 @@ CHANGEABLE = (
 )
 
 
-def load_config(run: RunDirectory) -> RLConfig:
+def load_config(run: RunDirectory) -> RLConfig | ToyConfig:
     """The configuration that a run was started with.
 
     Raises:
@@ -35,19 +36,20 @@ def load_config(run: RunDirectory) -> RLConfig:
     """
     try:
         stored = OmegaConf.load(run.config_path)
-        algorithm = stored.agent.algorithm
-        schema = RLConfig(agent=AGENTS[algorithm].Config())
+        schema: RLConfig | ToyConfig = ToyConfig()
+        if "toy" not in stored:
+            schema = RLConfig(agent=AGENTS[stored.agent.algorithm].Config())
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), stored))
     except (OmegaConfBaseException, yaml.YAMLError, KeyError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{run.config_path} is damaged or from another version: {reason}"
         ) from error
-    assert isinstance(config, RLConfig)
+    assert isinstance(config, RLConfig | ToyConfig)
     return config
 
 
-def resumed_config(path: str | Path, overrides: list[str]) -> RLConfig:
+def resumed_config(path: str | Path, overrides: list[str]) -> RLConfig | ToyConfig:
     """The configuration of the run at `path`, with what a resumed run may change.
 
     Args:
@@ -71,5 +73,5 @@ def resumed_config(path: str | Path, overrides: list[str]) -> RLConfig:
     for key, value in changes.items():
         OmegaConf.update(config, key, value)
     resumed = OmegaConf.to_object(config)
-    assert isinstance(resumed, RLConfig)
+    assert isinstance(resumed, RLConfig | ToyConfig)
     return resumed

@@ -1,4 +1,7 @@
-"""Train: `python -m cmpolicy.train env=hopper-medium`, or `resume=RUN` to go on."""
+"""Train: `python -m cmpolicy.train env=hopper-medium`, or `resume=RUN` to go on.
+
+Toys: `python -m cmpolicy.train --config-name toy toy=three_gmm loss=scd`.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,76 @@ import logging
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from omegaconf import OmegaConf
 
-from cmpolicy.config import RLConfig
+from cmpolicy.bandit import BanditTask
+from cmpolicy.config import RLConfig, RunConfig, ToyConfig
+from cmpolicy.datasets.toys import Bandit, find_toy
 from cmpolicy.front_door import resolve_device, run
 from cmpolicy.offline_rl import OfflineRL
 from cmpolicy.resume import resumed_config
-from cmpolicy.training.loop import Evaluation, Schedule, TrainingLoop
+from cmpolicy.toys import ToyTask
+from cmpolicy.training.loop import Dataset, Evaluation, Learner, Schedule, TrainingLoop
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
 PACKAGES = ("cmpolicy", "torch", "numpy", "gymnasium", "mujoco", "minari")
 
 
-def train(config: RLConfig, overrides: list[str]) -> None:
+class Task(Protocol):
+    """What a domain puts together: a learner, its data, what measures it, what is written of it."""
+
+    @property
+    def learner(self) -> Learner: ...
+
+    @property
+    def dataset(self) -> Dataset: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def run_name(self) -> str:
+        """Task and method, a path below output_dir."""
+        ...
+
+    def evaluate(self, step: int, /) -> Evaluation:
+        """During training; must not draw from torch's global generator."""
+        ...
+
+    def final_score(self) -> Any:
+        """At the end, on fresh seeds: a dataclass that prints as one line."""
+        ...
+
+    def description(self) -> dict[str, Any]:
+        """What a result must say of its data and its method."""
+        ...
+
+    def draw(self, run: RunDirectory, evaluations: list[Evaluation], /) -> Path:
+        """Write the picture of the run and tell where."""
+        ...
+
+    def save_model(self, run: RunDirectory, /) -> None:
+        """Write what can be used without the run."""
+        ...
+
+    def remark(self) -> None:
+        """Log what a reader of the final scores must know."""
+        ...
+
+
+def make_task(config: RunConfig, device: torch.device) -> Task:
+    """The task that a configuration describes."""
+    if isinstance(config, ToyConfig):
+        bandit = isinstance(find_toy(config.toy), Bandit)
+        return BanditTask(config, device) if bandit else ToyTask(config, device)
+    assert isinstance(config, RLConfig)
+    return OfflineRL(config, device)
+
+
+def train(config: RLConfig | ToyConfig, overrides: list[str]) -> None:
     """One run, from the start or resumed, to its end."""
     resume = config.resume
     if resume is not None:
@@ -33,9 +89,9 @@ def train(config: RLConfig, overrides: list[str]) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    task = OfflineRL(config, device)
+    task = make_task(config, device)
 
-    directory = RunDirectory.existing(resume) if resume else RunDirectory(run_path(config))
+    directory = RunDirectory.existing(resume) if resume else RunDirectory(run_path(config, task))
     reporter = Reporter(task, directory)
     loop = TrainingLoop(
         task.learner,
@@ -57,16 +113,15 @@ def train(config: RLConfig, overrides: list[str]) -> None:
     reporter.finish(loop)
 
 
-def run_path(config: RLConfig) -> Path:
-    """`run_dir`, or output_dir/task/agent-seed-time."""
+def run_path(config: RunConfig, task: Task) -> Path:
+    """`run_dir`, or output_dir/task/method-seed-time."""
     if config.run_dir is not None:
         return Path(config.run_dir)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = f"{config.agent.name}-seed{config.seed}-{now}"
-    return Path(config.output_dir) / config.env.name / name
+    return Path(config.output_dir) / f"{task.run_name()}-seed{config.seed}-{now}"
 
 
-def schedule_of(config: RLConfig) -> Schedule:
+def schedule_of(config: RLConfig | ToyConfig) -> Schedule:
     """The loop's part of the configuration."""
     return Schedule(
         steps=config.steps,
@@ -80,7 +135,7 @@ def schedule_of(config: RLConfig) -> Schedule:
 class Reporter:
     """Writes results.json and the learning curve, and says at the end what came out."""
 
-    def __init__(self, task: OfflineRL, run: RunDirectory) -> None:
+    def __init__(self, task: Task, run: RunDirectory) -> None:
         self.task, self.run = task, run
 
     def write(self, finished: bool, speed: float, **parts: Any) -> None:
@@ -113,7 +168,7 @@ class Reporter:
         loop.learner.load_training_state(self.run.load_checkpoint("best")["learner"])
         best_score = self.task.final_score()
         loop.restore()
-        self.task.learner.average_policy.save(self.run.path / "policy.safetensors")
+        self.task.save_model(self.run)
         self.write(
             True,
             loop.updates_per_second,
@@ -126,13 +181,11 @@ class Reporter:
             },
             evaluations=[{"step": e.step, **e.scalars} for e in evaluations],
         )
-        self.task.draw(self.run, evaluations)
+        picture = self.task.draw(self.run, evaluations)
         log.info("last checkpoint:  %s", last_score)
         log.info("best checkpoint:  %s (step %d)", best_score, best.step)
-        log.info("mean of the data: %.1f", self.task.data_score())
-        if not self.task.info.comparable:
-            log.warning("these scores are NOT comparable with published ones.")
-        print(f"learning curve: {self.run.path / 'learning_curve.png'}")
+        self.task.remark()
+        print(f"picture: {picture}")
         print(f"run: {self.run.path}")
 
 

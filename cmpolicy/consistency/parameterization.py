@@ -5,11 +5,15 @@ Levels are given as σ and samples as x_σ = x₀ + σ z everywhere in this pack
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+# (x_σ (B, …), σ (B,)) → x₀ (B, …): a consistency function f, or a denoiser D, bound to a condition.
+LevelFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 class Network(Protocol):
@@ -59,11 +63,11 @@ class KarrasParameterization:
 
     def c_skip(self, sigma: Tensor) -> Tensor:
         """σ_d² / ((σ−ε)² + σ_d²)"""
-        return self.sigma_data**2 / ((sigma - self.sigma_min) ** 2 + self.sigma_data**2)
+        return self.sigma_data**2 / ((sigma - self.boundary) ** 2 + self.sigma_data**2)
 
     def c_out(self, sigma: Tensor) -> Tensor:
         """σ_d (σ−ε) / √(σ² + σ_d²)"""
-        return self.sigma_data * (sigma - self.sigma_min) / (sigma**2 + self.sigma_data**2).sqrt()
+        return self.sigma_data * (sigma - self.boundary) / (sigma**2 + self.sigma_data**2).sqrt()
 
     def c_in(self, sigma: Tensor) -> Tensor:
         """1 / √(σ² + σ_d²)"""
@@ -80,6 +84,19 @@ class KarrasParameterization:
         s = expand_as(sigma, x)
         c_noise = self.c_noise(sigma).expand(x.shape[0])
         return self.c_skip(s) * x + self.c_out(s) * network(self.c_in(s) * x, c_noise, condition)
+
+
+@dataclass(frozen=True)
+class EDMParameterization(KarrasParameterization):
+    """The denoiser D = c_skip x + c_out F(c_in x, c_noise): Karras et al. 2022, eq. 7 and Table 1.
+
+    Song's form with ε = 0. It is defined for σ > 0: ln σ enters the network.
+    """
+
+    @property
+    def boundary(self) -> float:
+        """The level σ towards which D(x, σ) tends to x."""
+        return 0.0
 
 
 @dataclass(frozen=True)

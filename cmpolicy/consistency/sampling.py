@@ -9,13 +9,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from cmpolicy.consistency.losses import ConsistencyFunction
-from cmpolicy.consistency.parameterization import Parameterization
+from cmpolicy.consistency.parameterization import LevelFunction, Parameterization
 from cmpolicy.consistency.schedules import karras_sigmas
 
 
 def multistep(
-    f: ConsistencyFunction,
+    f: LevelFunction,
     noise: Tensor,
     levels: Sequence[float],
     boundary: float = 0.0,
@@ -35,12 +34,25 @@ def multistep(
     Raises:
         ValueError: if `levels` is empty, not strictly decreasing, or reaches below `boundary`.
     """
+    return multistep_path(f, noise, levels, boundary, generator)[-1]
+
+
+def multistep_path(
+    f: LevelFunction,
+    noise: Tensor,
+    levels: Sequence[float],
+    boundary: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> list[Tensor]:
+    """The noisy points x_σ at each of `levels`, then the sample: len(levels) + 1 tensors."""
     check_levels(levels, boundary)
-    x = f(levels[0] * noise, noise.new_full((noise.shape[0],), levels[0]))
+    path = [levels[0] * noise]
+    x = f(path[0], noise.new_full((noise.shape[0],), levels[0]))
     for sigma in levels[1:]:
         z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        x = f(x + (sigma**2 - boundary**2) ** 0.5 * z, x.new_full((x.shape[0],), sigma))
-    return x
+        path.append(x + (sigma**2 - boundary**2) ** 0.5 * z)
+        x = f(path[-1], x.new_full((x.shape[0],), sigma))
+    return [*path, x]
 
 
 def check_levels(levels: Sequence[float], boundary: float) -> None:
@@ -61,7 +73,7 @@ def grid_levels(
     """
     p = parameterization
     sigmas = karras_sigmas(num_levels, p.sigma_min, p.sigma_max).tolist()
-    return [sigmas[i] for i in indices if sigmas[i] > p.sigma_min]
+    return [sigmas[i] for i in indices if i < num_levels - 1]
 
 
 def few_step_levels(steps: int, parameterization: Parameterization) -> list[float]:

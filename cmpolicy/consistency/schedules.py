@@ -12,6 +12,13 @@ import torch
 from torch import Tensor
 
 
+def draw(x0: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Noise of the shape of x0 (B, …), and one uniform number a sample, (B,)."""
+    noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+    uniform = torch.rand(x0.shape[0], generator=generator, device=x0.device, dtype=x0.dtype)
+    return noise, uniform
+
+
 def karras_sigma(
     index: Tensor, num_levels: Tensor | int, sigma_min: float, sigma_max: float, rho: float = 7.0
 ) -> Tensor:
@@ -67,6 +74,13 @@ def karras_sigmas(
     return karras_sigma(index, num_levels, sigma_min, sigma_max, rho)
 
 
+def karras_speed(sigma: Tensor, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
+    """dσ/du along the Karras curve σ(u), u ∈ [0, 1], at the level `sigma`, any shape."""
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    speed: Tensor = rho * (high - low) * sigma ** (1 - 1 / rho)
+    return speed
+
+
 def ct_num_levels(progress: Tensor, s0: int = 2, s1: int = 150) -> Tensor:
     """N(k) = ⌈√(k/K ((s₁+1)² − s₀²) + s₀²) − 1⌉ + 1, Song et al. 2023, App. C."""
     return torch.ceil(torch.sqrt(progress * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1) + 1
@@ -83,6 +97,33 @@ def ict_num_levels(progress: Tensor, s0: int = 10, s1: int = 1280) -> Tensor:
     return torch.clamp(s0 * 2**doublings, max=float(s1)) + 1
 
 
+def ect_lower_level(sigma: Tensor, stage: Tensor, q: float = 2.0) -> Tensor:
+    """r = t (1 − q^{−(stage+1)} (1 + 8 · sigmoid(−t))), at least 0: Geng et al. 2024, §3.
+
+    Args:
+        sigma: t, any shape.
+        stage: 0, 1, 2 …, broadcasts against `sigma`.
+    """
+    return (sigma * (1 - q ** -(stage + 1) * (1 + 8 * torch.sigmoid(-sigma)))).clamp(min=0.0)
+
+
+def lognormal_sigma(
+    uniform: Tensor, sigma_min: float, sigma_max: float, p_mean: float, p_std: float
+) -> Tensor:
+    """Levels with ln σ ~ N(P, S²) between two ends, by inverting the normal's distribution.
+
+    Args:
+        uniform: numbers in [0, 1), any shape.
+    """
+
+    def cdf(sigma: float) -> float:
+        return 0.5 * (1 + math.erf((math.log(sigma) - p_mean) / (p_std * math.sqrt(2))))
+
+    probability = cdf(sigma_min) + uniform * (cdf(sigma_max) - cdf(sigma_min))
+    sigma = torch.exp(p_mean + p_std * torch.special.ndtri(probability))
+    return sigma.clamp(sigma_min, sigma_max)
+
+
 def lognormal_index(
     uniform: Tensor,
     num_levels: Tensor,
@@ -94,8 +135,8 @@ def lognormal_index(
 ) -> Tensor:
     """Indices n ∈ {0 … N−2} with p(n) ∝ Φ((ln σ_{n+1} − P)/S) − Φ((ln σ_n − P)/S).
 
-    Song & Dhariwal 2023, eq. 10. Drawn by inverting the normal's distribution between the two ends
-    of the grid and looking up the interval, which is the same law without building the grid.
+    Song & Dhariwal 2023, eq. 10. A level is drawn between the two ends of the grid and its interval
+    looked up, which is the same law without building the grid.
 
     Args:
         uniform: numbers in [0, 1), any shape.
@@ -104,10 +145,6 @@ def lognormal_index(
         Integral values in the dtype of `uniform`.
     """
 
-    def cdf(sigma: float) -> float:
-        return 0.5 * (1 + math.erf((math.log(sigma) - p_mean) / (p_std * math.sqrt(2))))
-
-    probability = cdf(sigma_min) + uniform * (cdf(sigma_max) - cdf(sigma_min))
-    sigma = torch.exp(p_mean + p_std * torch.special.ndtri(probability))
+    sigma = lognormal_sigma(uniform, sigma_min, sigma_max, p_mean, p_std)
     index = torch.floor(karras_index(sigma, num_levels, sigma_min, sigma_max, rho))
     return torch.minimum(index.clamp(min=0), num_levels - 2)

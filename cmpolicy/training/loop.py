@@ -104,7 +104,9 @@ class TrainingLoop:
         return self.step / self.seconds if self.seconds else 0.0
 
     def restore(self) -> None:
-        """Go on from checkpoints/last."""
+        """Go on from checkpoints/last; a run killed before its first one begins again."""
+        if not self.run.checkpoint_path("last").exists():
+            return
         state = self.run.load_checkpoint("last")
         self.learner.load_training_state(state["learner"])
         self.step, self.seconds = state["step"], state["seconds"]
@@ -148,8 +150,10 @@ class TrainingLoop:
         try:
             with InterruptionGuard() as guard, bar:
                 while self.step < self.schedule.steps:
+                    before = self.step
                     self.train_until(self.next_stop(), guard, bar)
-                    self.after_updates(bar)
+                    if self.step > before:
+                        self.after_updates(bar)
                     if guard.signum:
                         self.stop(guard.signum)
         finally:
@@ -202,12 +206,16 @@ class TrainingLoop:
             if self.on_evaluation is not None:
                 self.on_evaluation(self.evaluations, self.updates_per_second)
         if last or self.step % self.schedule.checkpoint_every == 0:
-            self.run.save_checkpoint("last", self.state())
-            self.run.flush_metrics()
+            self.save_last()
+
+    def save_last(self) -> None:
+        """Metrics first: rows beyond a checkpoint are dropped later, those before must be there."""
+        self.run.flush_metrics()
+        self.run.save_checkpoint("last", self.state())
 
     def stop(self, signum: int) -> None:
         """Save and leave."""
-        self.run.save_checkpoint("last", self.state())
+        self.save_last()
         raise Interrupted(
             signum,
             f"stopped at step {self.step} of {self.schedule.steps}; to go on: "

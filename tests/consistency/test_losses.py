@@ -11,13 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cmpolicy.consistency.losses import (
-    LOSSES,
-    METRICS,
-    ConsistencyTraining,
-    ImprovedConsistencyTraining,
-    neighbour_difference,
-)
+from cmpolicy.consistency.discrete import ConsistencyTraining, ImprovedConsistencyTraining
+from cmpolicy.consistency.losses import LOSSES
+from cmpolicy.consistency.metrics import METRICS
 from cmpolicy.consistency.parameterization import KarrasParameterization
 
 Array = npt.NDArray[np.float64]
@@ -101,15 +97,17 @@ def test_metrics_against_loops(shape: tuple[int, ...]) -> None:
     for i, row in enumerate(delta.numpy().reshape(6, -1)):
         square = sum(float(v) ** 2 for v in row)
         c = 0.00054 * math.sqrt(d)
-        assert METRICS["squared"](delta)[i].item() == pytest.approx(square)
-        assert METRICS["l1"](delta)[i].item() == pytest.approx(sum(abs(float(v)) for v in row))
+        assert METRICS["squared"](delta, 0 * delta)[i].item() == pytest.approx(square)
+        assert METRICS["l1"](delta, 0 * delta)[i].item() == pytest.approx(
+            sum(abs(float(v)) for v in row)
+        )
         huber = math.sqrt(square + c**2) - c
-        assert METRICS["pseudo_huber"](delta)[i].item() == pytest.approx(huber)
+        assert METRICS["pseudo_huber"](delta, 0 * delta)[i].item() == pytest.approx(huber)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_metrics_give_one_value_a_sample_and_zero_for_zero(name: str) -> None:
-    value = METRICS[name](torch.zeros(6, 3, 2, requires_grad=True))
+    value = METRICS[name](torch.zeros(6, 3, 2, requires_grad=True), torch.zeros(6, 3, 2))
     assert value.shape == (6,)
     assert (value.abs() < 1e-9).all()
     value.sum().backward()  # type: ignore[no-untyped-call]
@@ -186,11 +184,19 @@ def test_a_generator_decides_everything(name: str) -> None:
 # Both sides share the noise, on neighbouring levels ----------------------------------------------
 
 
-def test_both_functions_see_the_same_noise() -> None:
-    x0, z = data(0), data(1)
-    low, high = torch.full((64,), 0.3).double(), torch.full((64,), 0.4).double()
-    difference = neighbour_difference(lambda x, s: x, lambda x, s: x, x0, z, low, high)
-    torch.testing.assert_close(difference, 0.1 * z, rtol=1e-6, atol=1e-9)
+@pytest.mark.parametrize("name", ["ct", "ict", "ect"])
+def test_both_functions_see_the_same_noise(name: str) -> None:
+    """z = (x_σ − x₀)/σ is the same for f at its level and f⁻ at its own."""
+    x0 = data(0)
+    seen: list[Tensor] = []
+
+    def f(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append((x - x0) / sigma[:, None])
+        return x
+
+    LOSSES[name](weight="uniform")(f, f, x0, PARAMETERIZATION, at(1.0))
+    torch.testing.assert_close(seen[0], seen[1], rtol=1e-6, atol=1e-9)
+    assert seen[0].std().item() == pytest.approx(1.0, abs=0.2)
 
 
 @pytest.mark.parametrize(

@@ -211,15 +211,7 @@ def test_a_run_may_be_stopped_again_and_again(tmp_path: Path, uninterrupted: Tra
     assert_equal_runs(resume(tmp_path / "cut"), uninterrupted)
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        pytest.param(
-            step, marks=pytest.mark.xfail(reason="evaluated without an update", strict=True)
-        )
-        for step in (0, 12)
-    ],
-)
+@pytest.mark.parametrize("step", [0, 12])
 def test_a_signal_before_the_first_update_evaluates_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, uninterrupted: TrainingLoop
 ) -> None:
@@ -245,15 +237,8 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-UNREADY = pytest.mark.xfail(reason="killed before the first checkpoint", strict=True)
-LOST = pytest.mark.xfail(reason="last is written before the metrics that lead to it")
-
-
 @pytest.mark.parametrize("survives", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(
-    "write",
-    [pytest.param(2, marks=UNREADY), *(pytest.param(n, marks=LOST) for n in range(3, 20))],
-)
+@pytest.mark.parametrize("write", range(2, 20))
 def test_killed_at_any_write_it_goes_on_bit_for_bit(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,0 +1,182 @@
+"""Losses in continuous time: a tangent along the probability-flow ODE in place of a difference.
+
+The tangent comes from forward-mode differentiation of f_θ⁻ itself, so these losses take any
+parameterization.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cmpolicy.consistency.metrics import metric_named, squared, weighted
+from cmpolicy.consistency.parameterization import (
+    LevelFunction,
+    Parameterization,
+    expand_as,
+)
+from cmpolicy.consistency.schedules import draw, karras_sigma, karras_speed, lognormal_sigma
+
+
+@functools.cache
+def prepare_forward_mode() -> None:
+    """Let torch load its forward-mode rules: on first use it warns of a function of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
+
+
+def tangent(
+    f: LevelFunction, x: Tensor, sigma: Tensor, velocity: Tensor, speed: Tensor
+) -> tuple[Tensor, Tensor]:
+    """f(x_σ, σ) and speed · df/dσ = speed · (∂f/∂x dx/dσ + ∂f/∂σ), both constants to autograd.
+
+    Args:
+        x: (B, …) points.
+        sigma: (B,) their levels.
+        velocity: dx/dσ, (B, …).
+        speed: (B,), the derivative of σ with respect to whatever time the tangent is wanted in.
+    """
+    direction = (expand_as(speed, x) * velocity, speed)
+    with torch.no_grad():
+        value, derivative = torch.func.jvp(f, (x, sigma), direction)  # type: ignore[misc]
+    return value.detach(), derivative.detach()
+
+
+def velocity_at(x: Tensor, sigma: Tensor, noise: Tensor, teacher: LevelFunction | None) -> Tensor:
+    """dx/dσ = (x − D(x, σ))/σ: the noise z itself without a teacher. Song et al. 2023, eq. 2, 6."""
+    if teacher is None:
+        return noise
+    with torch.no_grad():
+        return (x - teacher(x, sigma)) / expand_as(sigma, x)
+
+
+@dataclass(frozen=True)
+class ContinuousConsistency:
+    """The continuous-time CT and CD of Song et al. 2023, App. B, Theorems 5 and 6 with θ⁻ = sg(θ).
+
+    Levels are σ(u), u ~ U[0, 1], along the Karras curve. As N → ∞ the two neighbours of the
+    discrete loss differ by df/du · Δu; the loss is d(f_θ, sg(f_θ − df/du)), whose gradient for the
+    squared metric, 2 ∂f_θ/∂θ · df/du, is that of eq. 26 (CD) and 33 (CT).
+
+    Attributes:
+        metric: a name in METRICS.
+    """
+
+    metric: str = "pseudo_huber"
+
+    needs_target_ema = False
+
+    def __post_init__(self) -> None:
+        metric_named(self.metric)
+        prepare_forward_mode()
+
+    def target_decay(self, progress: Tensor) -> Tensor:
+        return torch.zeros_like(progress)
+
+    def __call__(
+        self,
+        f: LevelFunction,
+        f_target: LevelFunction,
+        x0: Tensor,
+        parameterization: Parameterization,
+        progress: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        teacher: LevelFunction | None = None,
+        log_weight: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        noise, u = draw(x0, generator)
+        p = parameterization
+        sigma = karras_sigma(u, 2, p.sigma_min, p.sigma_max)
+        x = x0 + expand_as(sigma, x0) * noise
+        velocity = velocity_at(x, sigma, noise, teacher)
+        speed = karras_speed(sigma, p.sigma_min, p.sigma_max)
+        value, df_du = tangent(f_target, x, sigma, velocity, speed)
+        return weighted(metric_named(self.metric)(f(x, sigma), value - df_du), sigma, log_weight)
+
+
+@dataclass(frozen=True)
+class SimplifiedConsistency:
+    """sCT, and with a teacher sCD: Lu & Song 2024, Algorithm 1.
+
+    TrigFlow's coordinates are t = arctan(σ/σ_d) and x_t = cos t · x_σ; any consistency function has
+    a raw network in them, F = (cos t x_t − f)/(σ_d sin t).
+
+    Attributes:
+        p_mean, p_std: mean and standard deviation of τ = ln σ.
+        warmup: fraction of the training over which r rises to 1 (their H = 10,000 updates).
+        c: in the normalisation g/(‖g‖ + c).
+    """
+
+    p_mean: float = -1.0
+    p_std: float = 1.4
+    warmup: float = 0.2
+    c: float = 0.1
+
+    needs_target_ema = False
+
+    def __post_init__(self) -> None:
+        if self.p_std <= 0 or not 0 <= self.warmup <= 1 or self.c <= 0:
+            raise ValueError(f"need p_std > 0, 0 ≤ warmup ≤ 1 and c > 0, got {self}")
+        prepare_forward_mode()
+
+    def target_decay(self, progress: Tensor) -> Tensor:
+        return torch.zeros_like(progress)
+
+    def __call__(
+        self,
+        f: LevelFunction,
+        f_target: LevelFunction,
+        x0: Tensor,
+        parameterization: Parameterization,
+        progress: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        teacher: LevelFunction | None = None,
+        log_weight: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        noise, uniform = draw(x0, generator)
+        p = parameterization
+        sigma = lognormal_sigma(uniform, p.sigma_min, p.sigma_max, self.p_mean, self.p_std)
+        x = x0 + expand_as(sigma, x0) * noise
+        velocity = velocity_at(x, sigma, noise, teacher)
+        r = (progress / self.warmup).clamp(max=1.0) if self.warmup else torch.ones_like(progress)
+        value, g = trigflow_tangent(f_target, x, sigma, velocity, p.sigma_data, r)
+        g = g / expand_as(g.flatten(1).norm(dim=1) + self.c, g)
+        # ‖F_θ − F_θ⁻ − g‖²/D with F_θ − F_θ⁻ = (f_θ⁻ − f_θ)/(σ_d sin t)
+        sin_t = sigma * (sigma**2 + p.sigma_data**2).rsqrt()
+        step = (value - f(x, sigma)) / (p.sigma_data * expand_as(sin_t, x))
+        return weighted(squared(step, g) / g[0].numel(), sigma, log_weight)
+
+
+def trigflow_tangent(
+    f: LevelFunction,
+    x: Tensor,
+    sigma: Tensor,
+    velocity: Tensor,
+    sigma_data: float,
+    r: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """f, and g = −cos²t (σ_d F − dx_t/dt) − r (cos t sin t · x_t + σ_d J): Lu & Song 2024, eq. 6.
+
+    With r = 1 this is cos t · df/dt, and since dσ/dt = σ_d/cos²t one jvp in σ gives all of it:
+    cos t · df/dt = √(σ² + σ_d²) df/dσ.
+
+    Args:
+        x: x_σ, (B, …), with dx_σ/dσ = `velocity`.
+        r: () in [0, 1], how much of the unstable second part counts.
+    """
+    hypotenuse = (sigma**2 + sigma_data**2).sqrt()
+    value, whole = tangent(f, x, sigma, velocity, hypotenuse)
+    cos_t, sin_t = expand_as(sigma_data / hypotenuse, x), expand_as(sigma / hypotenuse, x)
+    raw = (cos_t**2 * x - value) / (sigma_data * sin_t)
+    denoised = x - expand_as(sigma, x) * velocity
+    dx_dt = cos_t * sigma_data * velocity - sin_t * denoised
+    stable = -(cos_t**2) * (sigma_data * raw - dx_dt)
+    return value, stable + r * (whole - stable)

@@ -1,0 +1,229 @@
+"""Losses on two neighbouring noise levels: CT, CD, iCT and ECT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cmpolicy.consistency.metrics import metric_named, weighted
+from cmpolicy.consistency.parameterization import (
+    LevelFunction,
+    Parameterization,
+    expand_as,
+)
+from cmpolicy.consistency.schedules import (
+    ct_ema_decay,
+    ct_num_levels,
+    draw,
+    ect_lower_level,
+    ict_num_levels,
+    karras_sigma,
+    lognormal_index,
+    lognormal_sigma,
+)
+from cmpolicy.consistency.solvers import SOLVERS
+
+
+@dataclass(frozen=True)
+class DiscreteConsistency:
+    """λ d(f_θ(x_{n+1}, σ_{n+1}), f_θ⁻(x̂_n, σ_n)): Song et al. 2023, eq. 7 and 10.
+
+    A subclass draws the two levels. x_{n+1} = x₀ + σ_{n+1} z, and x̂_n is one step of the
+    probability-flow ODE from it: x₀ + σ_n z, or the teacher's.
+
+    Attributes:
+        metric: a name in METRICS.
+        weight: ``uniform`` (λ = 1), or ``inverse`` (λ = 1/(σ_{n+1} − σ_n)).
+        solver: a name in SOLVERS, for the teacher's step.
+        scale: multiplies the loss.
+    """
+
+    metric: str = "squared"
+    weight: str = "uniform"
+    solver: str = "heun"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        metric_named(self.metric)
+        if self.weight not in ("uniform", "inverse"):
+            raise ValueError(f"weight must be uniform or inverse, got {self.weight!r}")
+        if self.solver not in SOLVERS:
+            raise ValueError(
+                f"unknown solver {self.solver!r}, expected one of {', '.join(SOLVERS)}"
+            )
+
+    @property
+    def needs_target_ema(self) -> bool:
+        return False
+
+    def target_decay(self, progress: Tensor) -> Tensor:
+        return torch.zeros_like(progress)
+
+    def levels(
+        self, uniform: Tensor, parameterization: Parameterization, progress: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """σ_n < σ_{n+1}, each (B,), from one uniform number a sample."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        f: LevelFunction,
+        f_target: LevelFunction,
+        x0: Tensor,
+        parameterization: Parameterization,
+        progress: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        teacher: LevelFunction | None = None,
+        log_weight: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        noise, uniform = draw(x0, generator)
+        low, high = self.levels(uniform, parameterization, progress)
+        x_high = x0 + expand_as(high, x0) * noise
+        with torch.no_grad():
+            if teacher is None:
+                x_low = x0 + expand_as(low, x0) * noise
+            else:
+                x_low = SOLVERS[self.solver](teacher, x_high, high, low)
+            target = f_target(x_low, low)
+        loss = metric_named(self.metric)(f(x_high, high), target)
+        if self.weight == "inverse":
+            loss = loss / (high - low)
+        return weighted(self.scale * loss, high, log_weight)
+
+
+@dataclass(frozen=True)
+class ConsistencyTraining(DiscreteConsistency):
+    """CT: Song et al. 2023, Algorithm 3 with the curricula of App. C.
+
+    Attributes:
+        s0, s1: number of levels at the start and at the end of training.
+        mu0: decay of the target network at the start.
+        fixed_decay: decay of the target network in place of μ(k), 0 for none: the network itself.
+    """
+
+    s0: int = 2
+    s1: int = 150
+    mu0: float = 0.9
+    fixed_decay: float | None = None
+
+    @property
+    def needs_target_ema(self) -> bool:
+        return self.fixed_decay != 0
+
+    def target_decay(self, progress: Tensor) -> Tensor:
+        if self.fixed_decay is not None:
+            return torch.full_like(progress, self.fixed_decay)
+        return ct_ema_decay(ct_num_levels(progress, self.s0, self.s1), self.s0, self.mu0)
+
+    def levels(
+        self, uniform: Tensor, parameterization: Parameterization, progress: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """n ~ U{0 … N(k)−2} on the Karras grid of N(k) levels."""
+        return uniform_neighbours(
+            uniform, ct_num_levels(progress, self.s0, self.s1), parameterization
+        )
+
+
+@dataclass(frozen=True)
+class ConsistencyDistillation(DiscreteConsistency):
+    """CD: Song et al. 2023, Algorithm 2.
+
+    Attributes:
+        num_levels: N, constant over the training.
+        mu: decay of the target network, 0 for none.
+    """
+
+    num_levels: int = 40
+    mu: float = 0.95
+
+    @property
+    def needs_target_ema(self) -> bool:
+        return self.mu > 0
+
+    def target_decay(self, progress: Tensor) -> Tensor:
+        return torch.full_like(progress, self.mu)
+
+    def levels(
+        self, uniform: Tensor, parameterization: Parameterization, progress: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """n ~ U{0 … N−2}"""
+        levels = torch.full_like(progress, self.num_levels)
+        return uniform_neighbours(uniform, levels, parameterization)
+
+
+@dataclass(frozen=True)
+class ImprovedConsistencyTraining(DiscreteConsistency):
+    """iCT: Song & Dhariwal 2023. No target average, pseudo-Huber, lognormal levels, 1/Δσ.
+
+    Attributes:
+        s0, s1: number of levels at the start and at the end of training.
+        p_mean, p_std: mean and standard deviation of ln σ, for data of σ_d = 0.5.
+    """
+
+    metric: str = "pseudo_huber"
+    weight: str = "inverse"
+    s0: int = 10
+    s1: int = 1280
+    p_mean: float = -1.1
+    p_std: float = 2.0
+
+    def levels(
+        self, uniform: Tensor, parameterization: Parameterization, progress: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """n of eq. 10 on the Karras grid of N(k) levels, eq. 9."""
+        levels = ict_num_levels(progress, self.s0, self.s1)
+        p = parameterization
+        index = lognormal_index(uniform, levels, p.sigma_min, p.sigma_max, self.p_mean, self.p_std)
+        return neighbours(index, levels, p)
+
+
+@dataclass(frozen=True)
+class EasyConsistencyTuning(DiscreteConsistency):
+    """ECT: Geng et al. 2024. Continuous levels whose distance shrinks in stages.
+
+    Best from a network that was trained as a denoiser, which is its first stage, r = 0.
+
+    Attributes:
+        q: by which the ratio of the two levels shrinks from stage to stage, eq. 17 of App. A.
+        stages: how many there are over the whole training.
+        p_mean, p_std: mean and standard deviation of ln σ.
+    """
+
+    metric: str = "pseudo_huber"
+    weight: str = "inverse"
+    q: float = 2.0
+    stages: int = 8
+    p_mean: float = -1.1
+    p_std: float = 2.0
+
+    def levels(
+        self, uniform: Tensor, parameterization: Parameterization, progress: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """ln σ_{n+1} ~ N(P_mean, P_std²) within the grid's ends, σ_n = r(σ_{n+1})."""
+        p = parameterization
+        high = lognormal_sigma(uniform, p.sigma_min, p.sigma_max, self.p_mean, self.p_std)
+        stage = torch.floor(progress * self.stages).clamp(max=self.stages - 1)
+        low = ect_lower_level(high, stage, self.q).clamp(min=p.boundary)
+        return torch.minimum(low, high), high
+
+
+def uniform_neighbours(
+    uniform: Tensor, num_levels: Tensor, parameterization: Parameterization
+) -> tuple[Tensor, Tensor]:
+    """σ_n and σ_{n+1} with n ~ U{0 … N−2}."""
+    return neighbours(torch.floor(uniform * (num_levels - 1)), num_levels, parameterization)
+
+
+def neighbours(
+    index: Tensor, num_levels: Tensor, parameterization: Parameterization
+) -> tuple[Tensor, Tensor]:
+    """σ_n and σ_{n+1} of the ascending Karras grid."""
+    p = parameterization
+    return (
+        karras_sigma(index, num_levels, p.sigma_min, p.sigma_max),
+        karras_sigma(index + 1, num_levels, p.sigma_min, p.sigma_max),
+    )

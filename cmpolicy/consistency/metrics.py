@@ -1,0 +1,62 @@
+"""Distances between two batches, one value a sample: what a consistency loss measures with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor
+
+Metric = Callable[[Tensor, Tensor], Tensor]  # (B, …), (B, …) → (B,)
+
+
+def squared(a: Tensor, b: Tensor) -> Tensor:
+    """‖a − b‖² of each sample: (B, …) → (B,)."""
+    return (a - b).flatten(1).square().sum(1)
+
+
+def mean_squared(a: Tensor, b: Tensor) -> Tensor:
+    """‖a − b‖²/d of each sample: (B, …) → (B,)."""
+    return (a - b).flatten(1).square().mean(1)
+
+
+def l1(a: Tensor, b: Tensor) -> Tensor:
+    """‖a − b‖₁ of each sample: (B, …) → (B,)."""
+    return (a - b).flatten(1).abs().sum(1)
+
+
+def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:
+    """√(‖a − b‖² + c²) − c, c = 0.00054 √d: Song & Dhariwal 2023, eq. 8. (B, …) → (B,)."""
+    delta = (a - b).flatten(1)
+    c = 0.00054 * math.sqrt(delta.shape[1])
+    return (delta.square().sum(1) + c**2).sqrt() - c
+
+
+METRICS: dict[str, Metric] = {
+    "squared": squared,
+    "mean_squared": mean_squared,
+    "l1": l1,
+    "pseudo_huber": pseudo_huber,
+}
+
+
+def metric_named(name: str) -> Metric:
+    """The metric of that name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if name not in METRICS:
+        raise ValueError(f"unknown metric {name!r}, expected one of {', '.join(METRICS)}")
+    return METRICS[name]
+
+
+def weighted(loss: Tensor, sigma: Tensor, log_weight: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """e^{w(σ)} loss − w(σ) with a learned w: Lu & Song 2024, eq. 8; the loss itself without one.
+
+    At its minimum w = −ln E[loss | σ], so that every level counts the same. (B,), (B,) → (B,).
+    """
+    if log_weight is None:
+        return loss
+    w = log_weight(sigma)
+    return w.exp() * loss - w

@@ -1,0 +1,180 @@
+"""The EDM teacher and the consistency student: a network, its moving average, a way to sample."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cmpolicy.consistency.diffusion import DenoisingScoreMatching
+from cmpolicy.consistency.ema import ema_update
+from cmpolicy.consistency.losses import Loss
+from cmpolicy.consistency.parameterization import (
+    EDMParameterization,
+    LevelFunction,
+    Parameterization,
+)
+from cmpolicy.consistency.sampling import multistep
+from cmpolicy.consistency.schedules import karras_sigmas
+from cmpolicy.consistency.solvers import solve
+from cmpolicy.networks.embeddings import FourierEmbedding
+
+
+class LevelWeight(nn.Module):
+    """w(σ), a learned log-weight of noise levels that starts at 0: Lu & Song 2024, §4.2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = FourierEmbedding()
+        self.linear = nn.Linear(self.embedding.dim, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """(B,) → (B,)"""
+        return self.linear(self.embedding(sigma.log() / 4)).squeeze(1)  # type: ignore[no-any-return]
+
+
+class LevelModel(nn.Module):
+    """A network F as a function of (x_σ, σ), and the moving average of its weights, which samples.
+
+    Args:
+        network: F(x, c_noise, condition).
+        parameterization: what makes a function of F.
+        ema_decay: of the average, an update.
+    """
+
+    def __init__(
+        self, network: nn.Module, parameterization: Parameterization, ema_decay: float
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.average_network = copy.deepcopy(network).requires_grad_(False)
+        self.parameterization = parameterization
+        self.ema_decay = ema_decay
+
+    def given(self, condition: Tensor | None, network: nn.Module | None = None) -> LevelFunction:
+        """(x_σ (B, …), σ (B,)) → x₀, bound to `condition` (B, …), of the average if not said."""
+        chosen = self.average_network if network is None else network
+        return lambda x, sigma: self.parameterization(chosen, x, sigma, condition)
+
+    def update_average(self, step: int) -> None:
+        """Move the average; its decay rises at first, so that it forgets its start."""
+        decay = min(self.ema_decay, (1 + step) / (10 + step))
+        ema_update(self.average_network, self.network, decay)
+
+
+class EDMTeacher(LevelModel):
+    """A denoiser D(x, σ): Karras et al. 2022."""
+
+    denoising = DenoisingScoreMatching()
+
+    def loss(
+        self,
+        x0: Tensor,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The denoising loss of each sample: (B, …) → (B,)."""
+        d = self.given(condition, self.network)
+        progress = torch.ones((), device=x0.device)
+        return self.denoising(d, d, x0, self.parameterization, progress, generator)
+
+    def levels(self, steps: int) -> list[float]:
+        """σ_max … σ_min on a Karras grid of `steps` levels, then 0: Karras et al. 2022, eq. 5."""
+        p = self.parameterization
+        return [*karras_sigmas(steps, p.sigma_min, p.sigma_max).tolist(), 0.0]
+
+    def sample(
+        self,
+        noise: Tensor,
+        condition: Tensor | None = None,
+        steps: int = 18,
+        solver: str = "heun",
+        **churn: Any,
+    ) -> Tensor:
+        """z (B, …) → x₀ by the average network; `churn` and its limits as in `solve`."""
+        return solve(self.given(condition), noise, self.levels(steps), solver, **churn)
+
+
+class ConsistencyStudent(LevelModel):
+    """A consistency function f(x, σ) and its loss.
+
+    Args:
+        consistency_loss: what trains it; a moving target is kept if it asks for one.
+        adaptive_weight: weigh noise levels by a learned w(σ).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        parameterization: Parameterization,
+        ema_decay: float,
+        consistency_loss: Loss,
+        adaptive_weight: bool = False,
+    ) -> None:
+        super().__init__(network, parameterization, ema_decay)
+        self.consistency_loss = consistency_loss
+        self.log_weight = LevelWeight() if adaptive_weight else None
+        self.target_network: nn.Module | None = None
+        if consistency_loss.needs_target_ema:
+            self.target_network = copy.deepcopy(network).requires_grad_(False)
+
+    def start_from(self, teacher: LevelModel) -> None:
+        """Begin with a teacher's averaged weights: Song et al. 2023, Alg. 2; Geng et al. 2024."""
+        weights = teacher.average_network.state_dict()
+        for network in (self.network, self.average_network, self.target_network):
+            if network is not None:
+                network.load_state_dict(weights)
+
+    def loss(
+        self,
+        x0: Tensor,
+        condition: Tensor | None = None,
+        progress: Tensor | float = 1.0,
+        teacher: LevelFunction | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The consistency loss of each sample, (B, …) → (B,): distillation if a teacher is given.
+
+        Args:
+            progress: k/K over the student's whole training.
+            teacher: a denoiser bound to the same condition.
+        """
+        return self.consistency_loss(
+            self.given(condition, self.network),
+            self.given(condition, self.target_network or self.network),
+            x0,
+            self.parameterization,
+            torch.as_tensor(progress, dtype=x0.dtype, device=x0.device),
+            generator,
+            teacher=teacher,
+            log_weight=self.log_weight,
+        )
+
+    def update_target(self, progress: float) -> None:
+        """Move f_θ⁻'s network, where there is one, towards the online network."""
+        if self.target_network is not None:
+            decay = self.consistency_loss.target_decay(torch.tensor(progress))
+            ema_update(self.target_network, self.network, float(decay))
+
+    def sample(
+        self,
+        noise: Tensor,
+        levels: Sequence[float],
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """z (B, …) → x₀ by the average network, one call of it a level."""
+        f = self.given(condition)
+        return multistep(f, noise, levels, self.parameterization.boundary, generator)
+
+
+def teacher_parameterization(student: Parameterization) -> Parameterization:
+    """The student's form with its boundary at σ = 0: a denoiser whose weights fit the student."""
+    if student.boundary == 0:
+        return student
+    return EDMParameterization(student.sigma_data, student.sigma_min, student.sigma_max)

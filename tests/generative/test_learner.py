@@ -1,0 +1,212 @@
+"""The learner of teacher and student: phases, resumption, a Gaussian with a known solution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cmpolicy.consistency.losses import DISTILLATIONS, LOSSES
+from cmpolicy.consistency.parameterization import EDMParameterization
+from cmpolicy.datasets.toys import ToyBatch
+from cmpolicy.errors import InputError
+from cmpolicy.generative.learner import GenerativeLearner, LossConfig
+from cmpolicy.networks.fourier_mlp import FourierMLP
+
+
+class Gaussian:
+    """Batches of N(1, 2²)."""
+
+    mean, std = torch.ones(1), 2.0
+
+    def sample(self, n: int) -> ToyBatch:
+        return ToyBatch(1 + 2 * torch.randn(n, 1), None)
+
+
+def learner(
+    name: str, steps: int = 12, sigma_max: float = 10.0, **options: Any
+) -> GenerativeLearner:
+    torch.manual_seed(0)
+    config = LossConfig(name, **options)
+    data = Gaussian()
+    network = FourierMLP(1, hidden=[16, 16], harmonics=2)
+    return GenerativeLearner(network, config, steps, data.mean, data.std, 0.01, 10.0)
+
+
+def train(model: GenerativeLearner, updates: int, batch: int = 16) -> GenerativeLearner:
+    for _ in range(updates):
+        model.update(Gaussian().sample(batch))
+    return model
+
+
+def weights(model: torch.nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+# Phases ------------------------------------------------------------------------------------------
+
+
+def test_first_the_teacher_is_trained_then_the_student_starts_from_it() -> None:
+    model = learner("scd", teacher_steps=6)
+    assert model.teacher is not None
+    start = weights(model.student.network)
+    train(model, 5)
+    assert torch.equal(weights(model.student.network), start)
+    before = weights(model.teacher.network)
+    train(model, 1)
+    taught = weights(model.teacher.network)
+    assert not torch.equal(taught, before)
+    assert torch.equal(weights(model.student.network), weights(model.teacher.average_network))
+    train(model, 6)
+    assert torch.equal(weights(model.teacher.network), taught)
+    assert not torch.equal(weights(model.student.network), weights(model.teacher.average_network))
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *DISTILLATIONS])
+@pytest.mark.parametrize("parameterization", ["karras", "trigflow"])
+def test_every_loss_trains(name: str, parameterization: str) -> None:
+    model = learner(name, parameterization=parameterization, teacher_steps=4)
+    start = weights(model.student.network)
+    scalars = train(model, 11).update(Gaussian().sample(16))
+    assert scalars["train/loss"].isfinite()
+    assert scalars["train/loss"].shape == ()
+    assert not torch.equal(weights(model.student.network), start)
+    assert not torch.equal(weights(model.student.average_network), start)
+
+
+def test_a_trained_teacher_takes_the_place_of_the_first_updates() -> None:
+    first = train(learner("cd", teacher_steps=6, parameterization="karras"), 6)
+    config = LossConfig("cd", parameterization="karras", teacher_steps=6)
+    network = FourierMLP(1, hidden=[16, 16], harmonics=2)
+    data = Gaussian()
+    model = GenerativeLearner(network, config, 6, data.mean, data.std, teacher=first.teacher)
+    assert model.teacher_steps == 0
+    assert model.teacher is first.teacher
+    assert first.teacher is not None
+    assert isinstance(first.teacher.parameterization, EDMParameterization)
+    assert torch.equal(weights(model.student.network), weights(first.teacher.average_network))
+
+
+def test_the_learning_rate_rises_and_falls_to_nothing_in_each_phase() -> None:
+    model = learner("scd", steps=1000, teacher_steps=500, learning_rate=0.5)
+    seen: dict[str, list[float]] = {"teacher": [], "student": []}
+    for step in (*range(0, 1000, 20), 499, 999):
+        model.step = step
+        phase = "teacher" if step < 500 else "student"
+        optimizer = model.optimizers[phase]
+        optimizer.step = lambda *a, **k: None  # type: ignore[method-assign]
+        model.update(Gaussian().sample(2))
+        seen[phase].append(optimizer.param_groups[0]["lr"])
+    for rates in seen.values():
+        assert rates[0] < 0.01
+        assert max(rates) > 0.35
+        assert rates[-1] < 1e-4
+
+
+def test_only_what_needs_a_target_has_one_and_it_follows() -> None:
+    assert learner("sct").student.target_network is None
+    model = learner("ct", parameterization="karras")
+    target = model.student.target_network
+    assert target is not None
+    assert torch.equal(weights(target), weights(model.student.network))
+    start = weights(target)
+    train(model, 3)
+    assert not torch.equal(weights(target), start)
+    assert (weights(target) - start).norm() < (weights(model.student.network) - start).norm()
+
+
+def test_an_adaptive_weight_is_trained_with_the_student() -> None:
+    model = learner("sct", adaptive_weight=True)
+    train(model, 6)
+    assert model.student.log_weight is not None
+    assert weights(model.student.log_weight).abs().sum() > 0
+    assert learner("sct").student.log_weight is None
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("scd", {}), ("sct", {"teacher_steps": 12}), ("cd", {"teacher_steps": 20})],
+)
+def test_runs_without_a_teacher_or_a_step_are_refused(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="a distillation a teacher"):
+        learner(name, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "nonsense"},
+        {"parameterization": "nonsense"},
+        {"options": {"nonsense": 1}},
+        {"learning_rate": 0.0},
+        {"teacher_steps": -1},
+        {"ema_decay": 1.0},
+    ],
+    ids=str,
+)
+def test_bad_configurations_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        LossConfig(**options)
+
+
+# Resumption --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [3, 6, 9])
+@pytest.mark.parametrize("name", ["cd", "scd", "ct"])
+def test_a_resumed_learner_ends_in_the_same_weights(name: str, stop: int) -> None:
+    options = {"teacher_steps": 6, "parameterization": "karras"}
+    straight = learner(name, **options)
+    torch.manual_seed(1)
+    train(straight, 12)
+    first = learner(name, **options)
+    torch.manual_seed(1)
+    train(first, stop)
+    rng = torch.get_rng_state()
+    resumed = learner(name, **options)
+    resumed.load_training_state(first.training_state())
+    torch.set_rng_state(rng)
+    train(resumed, 12 - stop)
+    assert torch.equal(weights(resumed), weights(straight))
+
+
+def test_another_models_checkpoint_is_refused() -> None:
+    with pytest.raises(InputError, match="does not fit"):
+        learner("sct").load_training_state(learner("ct").training_state())
+
+
+# A Gaussian --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sct", "scd", "ect"])
+def test_a_trained_student_is_the_closed_form(name: str) -> None:
+    """f*(x, σ) = x √((s² + ε²)/(s² + σ²)), and so are its samples N(1, 2²)."""
+    teacher = 150 if name == "scd" else 0
+    model = learner(name, 400, teacher_steps=teacher, learning_rate=5e-3, ema_decay=0.98)
+    train(model, 400, batch=256)
+    sigma = torch.tensor([0.1, 0.5, 2.0, 10.0]).repeat_interleave(41)
+    spread = (0.25 + sigma**2).sqrt()
+    x = torch.linspace(-1.5, 1.5, 41).repeat(4) * spread
+    f = model.student.given(None)(x[:, None], sigma)[:, 0].detach()
+    assert (f - 0.5 * x / spread).square().mean().sqrt() < 0.06  # σ_d is 0.5
+    noise = torch.randn(20_000, 1)
+    y = model.decode(model.student.sample(noise, [10.0])).detach()
+    assert y.mean().item() == pytest.approx(1.0, abs=0.15)
+    assert y.std().item() == pytest.approx(2.0, rel=0.06)
+
+
+def test_encode_and_decode_are_inverse_and_give_sigma_d() -> None:
+    model = learner("sct")
+    x = Gaussian().sample(50_000).x
+    assert model.encode(x).std().item() == pytest.approx(0.5, rel=0.02)
+    torch.testing.assert_close(model.decode(model.encode(x)), x, rtol=1e-5, atol=1e-5)
+
+
+def test_sampling_in_float64() -> None:
+    model = learner("scd", teacher_steps=6).double()
+    noise = torch.randn(8, 1, dtype=torch.float64)
+    assert model.student.sample(noise, [10.0, 1.0]).dtype == torch.float64
+    assert model.teacher is not None
+    assert model.teacher.sample(noise, steps=4, churn=2.0).dtype == torch.float64
