@@ -30,6 +30,12 @@ def check_positive(config: object, *names: str) -> None:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
 
 
+def check_seed(seed: int) -> None:
+    """Raise ValueError unless generators and environments take `seed`."""
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be between 0 and {2**31 - 1}, got {seed}")
+
+
 @dataclass
 class EnvConfig:
     """A task: where its data is, and where a policy for it is evaluated.
@@ -114,6 +120,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "steps", "batch_size", "log_every", "checkpoint_every")
+        if self.threads is not None:
+            check_positive(self, "threads")
+        check_seed(self.seed)
 
 
 @dataclass
@@ -203,7 +212,9 @@ class EvaluateConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        check_positive(self, "episodes", *(["best_of"] if self.best_of is not None else []))
+        given = [name for name in ("best_of", "steps") if getattr(self, name) is not None]
+        check_positive(self, "episodes", *given)
+        check_seed(self.seed)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be last or best, got {self.checkpoint!r}")
 

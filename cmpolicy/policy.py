@@ -82,6 +82,8 @@ class PolicyConfig:
             )
         if self.steps < 1 or not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"steps and hidden must be positive, got {self.steps}, {self.hidden}")
+        if self.levels is not None:
+            check_levels(self.levels, 0.0)
         try:
             self.make_loss()
         except TypeError as error:

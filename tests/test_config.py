@@ -112,7 +112,6 @@ def test_what_is_wrong_is_refused(override: str) -> None:
 
 
 @pytest.mark.parametrize("override", UNCHECKED)
-@pytest.mark.xfail(reason="not checked when composed", strict=True)
 def test_what_fails_only_later(override: str) -> None:
     with pytest.raises((OmegaConfBaseException, hydra.errors.HydraException, ValueError)):
         compose("env=hopper-medium", override)

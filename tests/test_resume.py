@@ -148,7 +148,6 @@ def test_a_finished_run_is_evaluated_again_and_made_longer(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="config.yaml keeps the old number of steps", strict=True)
 def test_a_run_made_longer_stays_longer(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", "agent=bc")
     go_on(run.path, "steps=9")
@@ -156,7 +155,6 @@ def test_a_run_made_longer_stays_longer(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="silently evaluates the longer run", strict=True)
 def test_a_run_cannot_be_made_shorter_than_it_is(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", "agent=bc")
     with pytest.raises(InputError, match="steps"):

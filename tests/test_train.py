@@ -194,7 +194,6 @@ def test_the_saved_policy_is_the_average_of_the_last_checkpoint(whole: Any) -> N
     assert (np.abs(action) <= 1).all()
 
 
-@pytest.mark.xfail(reason="the checkpoint is the last of equals, its label the first", strict=True)
 def test_the_best_is_labelled_with_its_own_step_when_scores_are_equal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,7 +133,6 @@ def test_a_wrong_command_line(
 @pytest.mark.parametrize(
     "arguments", [["threads=0"], ["seed=-2"], ["agent.critic_activation=none"]]
 )
-@pytest.mark.xfail(reason="not checked: exit code 1, or a run that fails later", strict=True)
 def test_a_wrong_value_that_nobody_checks(
     place: Path, command: Command, arguments: list[str]
 ) -> None:

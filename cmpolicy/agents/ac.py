@@ -12,6 +12,7 @@ from cmpolicy.agents.agent import Agent, AgentConfig, Metrics, Spaces, adam, fro
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.datasets.transitions import Batch, TransitionDataset, n_step
 from cmpolicy.networks.critic import EnsembleCritic
+from cmpolicy.networks.mlp import ACTIVATIONS
 
 
 @dataclass
@@ -56,8 +57,17 @@ class ACConfig(AgentConfig):
                 "need eta ≥ 0, 0 ≤ discount < 1 and 0 < tau ≤ 1, got "
                 f"{self.eta}, {self.discount} and {self.tau}"
             )
-        if self.n_step < 1 or self.candidates < 1 or self.critic_ensemble < 1:
-            raise ValueError("n_step, candidates and critic_ensemble must be at least 1")
+        if self.critic_activation not in ACTIVATIONS:
+            raise ValueError(
+                f"unknown critic_activation {self.critic_activation!r}, "
+                f"expected one of {', '.join(ACTIVATIONS)}"
+            )
+        counts = (self.n_step, self.candidates, self.critic_ensemble, *self.critic_hidden)
+        if min(counts) < 1 or not self.critic_hidden or self.critic_learning_rate <= 0:
+            raise ValueError(
+                "n_step, candidates, critic_ensemble, critic_hidden and critic_learning_rate "
+                "must be positive"
+            )
 
 
 class ConsistencyAC(Agent):
