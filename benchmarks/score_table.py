@@ -1,7 +1,7 @@
 """Write a table of finished runs: python benchmarks/score_table.py NAME RUN [RUN …]
 
-Reads each run's results.json and writes benchmarks/results/NAME.md and NAME.json. The last and the
-best checkpoint stand apart; the best is the one of many evaluations, evaluated again on fresh seeds.
+Reads each run's results.json and writes benchmarks/results/NAME.md and NAME.json. The last and
+the best checkpoint stand apart; the best of many evaluations was evaluated again on fresh seeds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-COLUMNS = ("data", "agent", "updates", "seed", "data's mean", "last", "best", "updates/s")
+COLUMNS = (
+    "data",
+    "transitions",
+    "agent",
+    "updates",
+    "seed",
+    "data's mean",
+    "last",
+    "best",
+    "updates/s",
+)
 
 
 def row_of(results: dict[str, Any]) -> dict[str, str]:
@@ -20,7 +30,8 @@ def row_of(results: dict[str, Any]) -> dict[str, str]:
     dataset = results["dataset"]
     source = "" if dataset["comparable"] else ", not comparable"
     return {
-        "data": f"{dataset['dataset_id']} ({dataset['source']}, {dataset['transitions']:,}{source})",
+        "data": f"{dataset['dataset_id']} ({dataset['source']}{source})",
+        "transitions": f"{dataset['transitions']:,}",
         "agent": results["agent"],
         "updates": f"{results['last']['step']:,}" if "last" in results else "unfinished",
         "seed": str(results["seed"]),
@@ -51,7 +62,7 @@ def main(name: str, runs: list[str]) -> None:
     versions = ", ".join(f"{k} {v}" for k, v in first["versions"].items())
     lines += [
         "",
-        "Normalised scores with D4RL's reference returns, ± standard error over episodes; one seed.",
+        "Scores are normalised with D4RL's reference returns, ± standard error over episodes.",
         f"Written by `benchmarks/score_table.py` on {first['date'][:10]}; {first['machine']}, "
         f"{first['device']}; {versions}.",
     ]

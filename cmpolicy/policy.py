@@ -27,6 +27,7 @@ from cmpolicy.networks.embeddings import EMBEDDINGS
 from cmpolicy.networks.mlp import ACTIVATIONS, ConditionalMLP
 
 FORMAT = "cmpolicy.policy.v1"
+DAMAGED = (safetensors.SafetensorError, OSError, RuntimeError, TypeError, ValueError, KeyError)
 # Where actions want other values than the images that a loss was tuned on: with iCT's 1280 levels
 # one-step actions got worse over the last quarter of training.
 LOSS_DEFAULTS: dict[str, dict[str, Any]] = {"ict": {"s1": 20}}
@@ -308,14 +309,7 @@ class ConsistencyPolicy(nn.Module):
             policy.load_state_dict(state)
         except FileNotFoundError:
             raise InputError(f"no policy at {path}") from None
-        except (
-            safetensors.SafetensorError,
-            OSError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-            KeyError,
-        ) as error:
+        except DAMAGED as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path} is damaged or not a policy: {reason}") from error
         return policy

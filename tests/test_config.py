@@ -17,7 +17,7 @@ from cmpolicy.offline_rl import build_agent
 
 NAMES = {
     group: sorted(path.stem for path in (Path(CONFIG_PATH) / group).glob("*.yaml"))
-    for group in ("env", "agent")
+    for group in ("env", "agent", "loss")
 }
 
 
@@ -30,7 +30,9 @@ def compose(*overrides: str, config: str = "rl") -> Any:
 
 def test_every_configuration_file_is_known_here() -> None:
     found = {p.relative_to(CONFIG_PATH).as_posix() for p in Path(CONFIG_PATH).rglob("*.yaml")}
-    known = {"rl.yaml", "evaluate.yaml"} | {f"{g}/{n}.yaml" for g in NAMES for n in NAMES[g]}
+    known = {"rl.yaml", "toy.yaml", "evaluate.yaml"} | {
+        f"{g}/{n}.yaml" for g in NAMES for n in NAMES[g]
+    }
     assert found == known
     assert len(NAMES["env"]) > 30
     assert set(AGENTS) <= set(NAMES["agent"])

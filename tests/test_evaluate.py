@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from cmpolicy.config import CONFIG_PATH, EvaluateConfig, register_schemas
 from cmpolicy.errors import InputError
-from cmpolicy.evaluate import evaluate, load_agent
+from cmpolicy.evaluate import evaluate, load_agent, read_record
 from cmpolicy.evaluation.environments import Environment
 from cmpolicy.evaluation.rollout import roll_out
 from cmpolicy.policy import ConsistencyPolicy
@@ -104,7 +104,7 @@ def test_best_and_last_are_kept_apart(run: Path) -> None:
     assert (last["step"], best["step"]) == (6, 4)
     assert (last["checkpoint"], best["checkpoint"]) == ("last", "best")
     assert last["mean_return"] != best["mean_return"]
-    agent, _ = load_agent(directory, directory.read_results(), "best", torch.device("cpu"))
+    agent, _ = load_agent(directory, read_record(directory).spaces, "best", torch.device("cpu"))
     assert all((p == 1).all() for p in agent.average_policy.network.parameters())
 
 
