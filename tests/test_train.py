@@ -148,7 +148,7 @@ def test_a_run_leaves_what_the_readme_promises(whole: Any) -> None:
         "best.safetensors",
     }
     assert not list(run.rglob("*.tmp"))
-    assert out.splitlines()[-2:] == ["learning curve: run/learning_curve.png", "run: run"]
+    assert out.splitlines()[-2:] == ["picture: run/learning_curve.png", "run: run"]
     assert "NOT comparable" in err.split("run: run")[0]  # said before the training begins
     assert "NOT comparable" in err.split("last checkpoint:")[1]  # and with the scores
     assert (run / "learning_curve.png").stat().st_size > 5000

@@ -63,7 +63,7 @@ class ACConfig(AgentConfig):
                 f"expected one of {', '.join(ACTIVATIONS)}"
             )
         counts = (self.n_step, self.candidates, self.critic_ensemble, *self.critic_hidden)
-        if min(counts) < 1 or not self.critic_hidden or self.critic_learning_rate <= 0:
+        if min(counts) < 1 or self.critic_learning_rate <= 0:
             raise ValueError(
                 "n_step, candidates, critic_ensemble, critic_hidden and critic_learning_rate "
                 "must be positive"

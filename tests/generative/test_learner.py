@@ -183,9 +183,9 @@ def test_another_models_checkpoint_is_refused() -> None:
 @pytest.mark.parametrize("name", ["sct", "scd", "ect"])
 def test_a_trained_student_is_the_closed_form(name: str) -> None:
     """f*(x, σ) = x √((s² + ε²)/(s² + σ²)), and so are its samples N(1, 2²)."""
-    teacher = 150 if name == "scd" else 0
-    model = learner(name, 400, teacher_steps=teacher, learning_rate=5e-3, ema_decay=0.98)
-    train(model, 400, batch=256)
+    teacher = 400 if name == "scd" else 0
+    model = learner(name, 1_200, teacher_steps=teacher, learning_rate=5e-3, ema_decay=0.98)
+    train(model, 1_200, batch=256)
     sigma = torch.tensor([0.1, 0.5, 2.0, 10.0]).repeat_interleave(41)
     spread = (0.25 + sigma**2).sqrt()
     x = torch.linspace(-1.5, 1.5, 41).repeat(4) * spread
