@@ -1,4 +1,4 @@
-"""Write a table of finished runs: python benchmarks/score_table.py NAME RUN [RUN …]
+"""Write a table of runs: python benchmarks/score_table.py NAME [LABEL=]RUN [[LABEL=]RUN …]
 
 Reads each run's results.json and writes benchmarks/results/NAME.md and NAME.json. The last and
 the best checkpoint stand apart; the best of many evaluations was evaluated again on fresh seeds.
@@ -26,17 +26,17 @@ COLUMNS = (
 
 
 def row_of(results: dict[str, Any]) -> dict[str, str]:
-    """The cells of one run; an unfinished run's scores are marked missing."""
+    """The cells of one run; one that was stopped has an evaluation during training at most."""
     dataset = results["dataset"]
     source = "" if dataset["comparable"] else ", not comparable"
     return {
         "data": f"{dataset['dataset_id']} ({dataset['source']}{source})",
         "transitions": f"{dataset['transitions']:,}",
-        "agent": results["agent"],
-        "updates": f"{results['last']['step']:,}" if "last" in results else "unfinished",
+        "agent": results["label"],
+        "updates": f"{results['last']['step']:,}" if "last" in results else "stopped",
         "seed": str(results["seed"]),
         "data's mean": f"{dataset['mean_normalized_score']:.1f}",
-        "last": score(results.get("last")),
+        "last": score(results.get("last")) if "last" in results else stopped(results),
         "best": score(results.get("best")),
         "updates/s": f"{results['updates_per_second']:.0f}",
     }
@@ -51,9 +51,21 @@ def score(part: dict[str, Any] | None) -> str:
     return f"{mean:.1f} ± {error:.1f} ({part['episodes']} episodes{step})"
 
 
+def stopped(results: dict[str, Any]) -> str:
+    """The last evaluation of a run that did not reach its end."""
+    if not results["evaluations"]:
+        return "missing"
+    e = {key.removeprefix("eval/"): value for key, value in results["evaluations"][-1].items()}
+    return f"stopped; at step {e['step']:,}: {score({**e, 'episodes': int(e['episodes'])})}"
+
+
 def main(name: str, runs: list[str]) -> None:
     """Write both files."""
-    results = [json.loads((Path(run) / "results.json").read_text()) for run in runs]
+    results = []
+    for labelled in runs:
+        label, _, run = labelled.rpartition("=")
+        result = json.loads((Path(run) / "results.json").read_text())
+        results.append({"label": label or result["agent"], **result})
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for result in results:
         row = row_of(result)
