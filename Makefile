@@ -5,13 +5,13 @@ BIN := .venv/bin
 .PHONY: demo test test-fast check clean
 
 demo: .venv/installed
-	$(BIN)/python -m cmpolicy.train env=hopper-medium dataset.source=sample steps=40000 eval.every=5000
+	$(BIN)/python -m cmpolicy.train env=hopper-medium dataset.source=sample steps=30000 eval.every=5000
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-fast: .venv/installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 check: .venv/installed-dev
 	$(BIN)/pre-commit run --all-files

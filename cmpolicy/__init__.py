@@ -1,1 +1,12 @@
-"""cmpolicy: consistency policies for reinforcement learning."""
+"""cmpolicy: consistency policies for reinforcement learning.
+
+`ConsistencyPolicy` is the actor for an agent of one's own; `python -m cmpolicy.train` trains ours.
+"""
+
+from importlib.metadata import version
+
+from cmpolicy.errors import InputError
+from cmpolicy.policy import ConsistencyPolicy, PolicyConfig
+
+__version__ = version("cmpolicy")
+__all__ = ["ConsistencyPolicy", "InputError", "PolicyConfig", "__version__"]

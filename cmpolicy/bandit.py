@@ -91,7 +91,7 @@ class BanditTask:
         )
         spaces = Spaces(1, [-1.0] * toy.dim, [1.0] * toy.dim)
         self.learner = ConsistencyAC(spaces, agent, config.steps).to(device)
-        self.learner.fit_normalizers(self.dataset)
+        self.dataset = self.learner.prepare(self.dataset)
         log.info("bandit: %s   loss: %s   eta: %g", config.toy, loss.name, config.eta)
 
     def run_name(self) -> str:

@@ -30,6 +30,12 @@ def check_positive(config: object, *names: str) -> None:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
 
 
+def check_seed(seed: int) -> None:
+    """Raise ValueError unless generators and environments take `seed`."""
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be between 0 and {2**31 - 1}, got {seed}")
+
+
 @dataclass
 class EnvConfig:
     """A task: where its data is, and where a policy for it is evaluated.
@@ -91,7 +97,8 @@ class RunConfig:
         steps: updates in the whole run.
         seed: of weights, data order and noise; evaluation uses others derived from it.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: CPU threads; null for torch's own choice.
+        threads: CPU threads; null for torch's own choice. These networks are small: a second
+            thread gains little, and waits long where another process wants its core.
         log_every, checkpoint_every: updates between two logs, two checkpoints.
         output_dir: where runs go.
         run_dir: this run's directory; null for one named after task, agent, seed and time.
@@ -103,7 +110,7 @@ class RunConfig:
     batch_size: int = 256
     seed: int = 0
     device: str = "auto"
-    threads: int | None = None
+    threads: int | None = 1
     log_every: int = 500
     checkpoint_every: int = 5_000
     output_dir: str = "runs"
@@ -113,6 +120,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "steps", "batch_size", "log_every", "checkpoint_every")
+        if self.threads is not None:
+            check_positive(self, "threads")
+        check_seed(self.seed)
 
 
 @dataclass
@@ -202,7 +212,9 @@ class EvaluateConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        check_positive(self, "episodes", *(["best_of"] if self.best_of is not None else []))
+        given = [name for name in ("best_of", "steps") if getattr(self, name) is not None]
+        check_positive(self, "episodes", *given)
+        check_seed(self.seed)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be last or best, got {self.checkpoint!r}")
 

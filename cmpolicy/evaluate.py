@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
@@ -23,19 +23,24 @@ from cmpolicy.training.run_directory import RunDirectory
 log = logging.getLogger("cmpolicy")
 
 
+class Recorded(NamedTuple):
+    """What a run says of itself."""
+
+    env: Environment
+    references: tuple[float, float] | None
+    spaces: Spaces
+    comparable: bool
+
+
 def evaluate(config: EvaluateConfig, overrides: list[str]) -> None:
     """Roll out a checkpoint of a run; the outcome is printed and added to evaluations.jsonl."""
     directory = RunDirectory.existing(config.run)
     device = resolve_device(config.device)
-    results = directory.read_results()
-    agent, step = load_agent(directory, results, config.checkpoint, device)
-    described = dict(results["environment"])
-    references = described.pop("reference_returns")
-    env = Environment(**described)
+    recorded = read_record(directory)
+    agent, step = load_agent(directory, recorded.spaces, config.checkpoint, device)
     bind = act_with(agent, config.best_of, config.steps)
-    score = evaluate_agent(
-        bind, env, references and tuple(references), config.episodes, config.seed, device
-    )
+    env, references = recorded.env, recorded.references
+    score = evaluate_agent(bind, env, references, config.episodes, config.seed, device)
     row = {
         "checkpoint": config.checkpoint,
         "step": step,
@@ -48,16 +53,40 @@ def evaluate(config: EvaluateConfig, overrides: list[str]) -> None:
     }
     directory.append_evaluation(row)
     print(f"{config.checkpoint} checkpoint (step {step}) on {env.id}: {score}")
-    if not results["dataset"]["comparable"]:
-        log.warning("WARNING: scores on this data are NOT comparable with published ones.")
+    if not recorded.comparable:
+        log.warning("scores on this data are NOT comparable with published ones.")
     if config.video:
         generator = torch.Generator(device=device).manual_seed(config.seed)
         path = directory.path / f"video-{config.checkpoint}.mp4"
         print(f"video: {write_video(bind(generator), env, path, config.seed)}")
 
 
+def read_record(directory: RunDirectory) -> Recorded:
+    """What results.json says of the environment and the data.
+
+    Raises:
+        InputError: if it is missing, damaged, or not of an agent's run.
+    """
+    results = directory.read_results()
+    try:
+        described = dict(results["environment"])
+        references = described.pop("reference_returns")
+        return Recorded(
+            Environment(**described),
+            (references[0], references[1]) if references else None,
+            Spaces(**results["spaces"]),
+            results["dataset"]["comparable"],
+        )
+    except (KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{directory.results_path} does not describe an agent's run ({reason}); toys are "
+            "scored where they are trained"
+        ) from error
+
+
 def load_agent(
-    directory: RunDirectory, results: dict[str, Any], checkpoint: str, device: torch.device
+    directory: RunDirectory, spaces: Spaces, checkpoint: str, device: torch.device
 ) -> tuple[Agent, int]:
     """The agent of a checkpoint, and the number of updates behind it.
 
@@ -67,7 +96,7 @@ def load_agent(
     stored = load_config(directory)
     if not isinstance(stored, RLConfig):
         raise InputError(f"{directory.path} is a toy run; its scores stand in results.json")
-    agent = build_agent(stored, Spaces(**results["spaces"])).to(device)
+    agent = build_agent(stored, spaces).to(device)
     state = directory.load_checkpoint(checkpoint, str(device))
     agent.load_training_state(state["learner"])
     return agent, state["step"]

@@ -14,7 +14,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from cmpolicy.config import CONFIG_PATH, register_schemas
 from cmpolicy.errors import InputError
@@ -31,8 +36,9 @@ def run(command: Callable[[Any, list[str]], None], config_name: str) -> None:
     """
     register_schemas()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing its own
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger().setLevel(logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
 
     @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=config_name)
@@ -50,6 +56,15 @@ def run(command: Callable[[Any, list[str]], None], config_name: str) -> None:
         sys.exit(130)
     except Exception as error:
         sys.exit(report(error))
+
+
+class LineFormatter(logging.Formatter):
+    """The message alone, with its level in front where that is a warning or worse."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        level = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
+        return level + record.getMessage()
 
 
 def report(error: Exception) -> int:
@@ -72,9 +87,12 @@ def explain(error: BaseException) -> str:
     """One line for an error: what was wrong, what was expected."""
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"there is no {group}={name}; choose one of: {', '.join(sorted(error.options))}"
+        options = sorted(option for option in error.options if not option.endswith("_schema"))
+        return f"there is no {group}={name}; choose one of: {', '.join(options)}"
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, MissingMandatoryValue):
+            return f"{cause.full_key} is missing; give {cause.full_key}=VALUE"
         if isinstance(cause, ConfigKeyError | ConfigAttributeError):
             known = ", ".join(str(key) for key in cause.parent_node or ())
             return f"there is no key {cause.full_key}; there are: {known}"

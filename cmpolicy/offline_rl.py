@@ -61,9 +61,8 @@ class OfflineRL:
         self.env = evaluation_env(env, dataset.info)
         self.references = references_of(self.env.id, dataset.info)
         self.spaces = fitting_spaces(self.env, dataset)
-        self.dataset = transform_rewards(dataset, env.reward).to(device)
         self.learner = build_agent(config, self.spaces).to(device)
-        self.learner.fit_normalizers(self.dataset)
+        self.dataset = self.learner.prepare(transform_rewards(dataset, env.reward).to(device))
         self.announce()
 
     def announce(self) -> None:
@@ -72,7 +71,7 @@ class OfflineRL:
         log.info("evaluation: %s   agent: %s", self.env.id, self.config.agent.name)
         if not info.comparable and info.source != "sample":  # which has warned already
             log.warning(
-                "WARNING: scores on this data (%s) are NOT comparable with published ones.",
+                "scores on this data (%s) are NOT comparable with published ones.",
                 info.source,
             )
 
@@ -111,7 +110,7 @@ class OfflineRL:
         """Log the data's own score, and a warning where scores do not compare."""
         log.info("mean of the data: %.1f", self.data_score())
         if not self.info.comparable:
-            log.warning("WARNING: these scores are NOT comparable with published ones.")
+            log.warning("these scores are NOT comparable with published ones.")
 
     def draw(self, run: RunDirectory, evaluations: list[Evaluation]) -> Path:
         """Write learning_curve.png."""

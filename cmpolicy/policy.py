@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cmpolicy.action_bounds import BOUNDS, LATENT_STD, ActionBound
 from cmpolicy.consistency.ema import ema_update
-from cmpolicy.consistency.losses import LOSSES
+from cmpolicy.consistency.losses import LOSSES, Loss
 from cmpolicy.consistency.parameterization import PARAMETERIZATIONS
 from cmpolicy.consistency.sampling import check_levels, few_step_levels, multistep
 from cmpolicy.errors import InputError
@@ -27,6 +27,10 @@ from cmpolicy.networks.embeddings import EMBEDDINGS
 from cmpolicy.networks.mlp import ACTIVATIONS, ConditionalMLP
 
 FORMAT = "cmpolicy.policy.v1"
+DAMAGED = (safetensors.SafetensorError, OSError, RuntimeError, TypeError, ValueError, KeyError)
+# Where actions want other values than the images that a loss was tuned on: on hopper one-step
+# actions were best while iCT had its first ten levels, and got worse with every doubling.
+LOSS_DEFAULTS: dict[str, dict[str, Any]] = {"ict": {"s1": 10}}
 
 
 @dataclass
@@ -39,7 +43,7 @@ class PolicyConfig:
         parameterization: ``karras`` (Song et al. 2023), ``trigflow`` (Lu & Song 2024) or
             ``ding_jin``.
         loss: a name in `cmpolicy.consistency.losses.LOSSES`.
-        loss_options: hyperparameters of that loss.
+        loss_options: hyperparameters of that loss, over LOSS_DEFAULTS.
         sigma_min, sigma_max: ε and the level at which sampling begins; the data's σ_d is 0.5.
         steps: network calls an action, on a Karras grid.
         levels: noise levels of sampling, decreasing, in place of `steps`.
@@ -79,10 +83,16 @@ class PolicyConfig:
             )
         if self.steps < 1 or not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"steps and hidden must be positive, got {self.steps}, {self.hidden}")
+        if self.levels is not None:
+            check_levels(self.levels, 0.0)
         try:
-            LOSSES[self.loss](**self.loss_options)
+            self.make_loss()
         except TypeError as error:
             raise ValueError(f"loss_options do not fit loss {self.loss!r}: {error}") from None
+
+    def make_loss(self) -> Loss:
+        """The consistency loss that `loss` and `loss_options` describe."""
+        return LOSSES[self.loss](**{**LOSS_DEFAULTS.get(self.loss, {}), **self.loss_options})
 
 
 class ConsistencyPolicy(nn.Module):
@@ -122,7 +132,7 @@ class ConsistencyPolicy(nn.Module):
         grid = few_step_levels(config.steps, self.parameterization)
         self.levels = grid if config.levels is None else list(config.levels)
         check_levels(self.levels, self.parameterization.boundary)
-        self.consistency_loss = LOSSES[config.loss](**config.loss_options)
+        self.consistency_loss = config.make_loss()
         self.bound = ActionBound(config.bound, action_dim, action_low, action_high)
         self.network = ConditionalMLP(
             action_dim, obs_dim, config.hidden, config.activation, config.embedding
@@ -299,14 +309,7 @@ class ConsistencyPolicy(nn.Module):
             policy.load_state_dict(state)
         except FileNotFoundError:
             raise InputError(f"no policy at {path}") from None
-        except (
-            safetensors.SafetensorError,
-            OSError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-            KeyError,
-        ) as error:
+        except DAMAGED as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path} is damaged or not a policy: {reason}") from error
         return policy

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from cmpolicy.bandit import BanditTask
 from cmpolicy.config import RLConfig, RunConfig, ToyConfig
 from cmpolicy.datasets.toys import Bandit, find_toy
+from cmpolicy.errors import InputError
 from cmpolicy.front_door import resolve_device, run
 from cmpolicy.offline_rl import OfflineRL
 from cmpolicy.resume import resumed_config
@@ -102,11 +103,18 @@ def train(config: RLConfig | ToyConfig, overrides: list[str]) -> None:
         on_evaluation=reporter.progress,
         progress_bar=config.progress,
     )
+    config_yaml = OmegaConf.to_yaml(OmegaConf.structured(config))
     if resume:
         loop.restore()
+        if loop.step > config.steps:
+            raise InputError(
+                f"{resume} has done {loop.step} updates, more than steps={config.steps}; "
+                "give more steps"
+            )
+        directory.write_config(config_yaml)
         log.info("going on from step %d of %d", loop.step, config.steps)
     else:
-        directory.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
+        directory.create(config_yaml)
         reporter.progress([], 0.0)
     log.info("run: %s   device: %s", directory.path, device)
     loop.train()
@@ -163,9 +171,9 @@ class Reporter:
     def finish(self, loop: TrainingLoop) -> None:
         """Evaluate the last and the best checkpoint on fresh seeds, and report both, apart."""
         evaluations = loop.evaluations
-        best = max(evaluations, key=lambda e: e.score)
         last_score = self.task.final_score()
-        loop.learner.load_training_state(self.run.load_checkpoint("best")["learner"])
+        best = self.run.load_checkpoint("best")
+        loop.learner.load_training_state(best["learner"])
         best_score = self.task.final_score()
         loop.restore()
         self.task.save_model(self.run)
@@ -174,7 +182,7 @@ class Reporter:
             loop.updates_per_second,
             last={"step": loop.step, **dataclasses.asdict(last_score)},
             best={
-                "step": best.step,
+                "step": best["step"],
                 **dataclasses.asdict(best_score),
                 "chosen_by": f"highest of {len(evaluations)} evaluations during training, "
                 "evaluated again on fresh seeds",
@@ -183,7 +191,7 @@ class Reporter:
         )
         picture = self.task.draw(self.run, evaluations)
         log.info("last checkpoint:  %s", last_score)
-        log.info("best checkpoint:  %s (step %d)", best_score, best.step)
+        log.info("best checkpoint:  %s (step %d)", best_score, best["step"])
         self.task.remark()
         print(f"picture: {picture}")
         print(f"run: {self.run.path}")

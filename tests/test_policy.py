@@ -610,8 +610,6 @@ def write_with(path: Path, changes: dict[str, Any]) -> None:
     path.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
-
-
 @pytest.mark.parametrize(
     "write",
     [

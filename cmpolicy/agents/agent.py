@@ -94,10 +94,11 @@ class Agent(nn.Module):
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
-    def fit_normalizers(self, dataset: TransitionDataset) -> None:
-        """Measure the statistics of the data, before the first update."""
+    def prepare(self, dataset: TransitionDataset) -> TransitionDataset:
+        """Before the first update: measure the data's statistics, give the data to train on."""
         for policy in (self.policy, self.average_policy):
             policy.fit_normalizers(dataset.observations, dataset.actions)
+        return dataset
 
     @property
     def progress(self) -> Tensor:

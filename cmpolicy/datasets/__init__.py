@@ -5,7 +5,13 @@ from cmpolicy.datasets.minari_source import load_minari
 from cmpolicy.datasets.reference_scores import normalized_score, reference_scores
 from cmpolicy.datasets.resolve import SOURCES, load_path, resolve_dataset
 from cmpolicy.datasets.rewards import REWARDS, transform_rewards
-from cmpolicy.datasets.transitions import Batch, DatasetInfo, TransitionDataset, check_fits
+from cmpolicy.datasets.transitions import (
+    Batch,
+    DatasetInfo,
+    TransitionDataset,
+    check_fits,
+    n_step,
+)
 
 __all__ = [
     "REWARDS",
@@ -17,6 +23,7 @@ __all__ = [
     "load_hdf5",
     "load_minari",
     "load_path",
+    "n_step",
     "normalized_score",
     "reference_scores",
     "resolve_dataset",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,6 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from cmpolicy.datasets.d4rl_catalogue import D4RL_BASE_URL, D4RL_FILES
-from cmpolicy.datasets.network import unreachable
 from cmpolicy.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -21,6 +23,10 @@ logger = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 18
 CONNECT_SECONDS, READ_SECONDS = 4.0, 20.0
 ATTEMPTS = 3
+PROBE_SECONDS = 4.0
+
+# what a proxy says that lets nobody out
+_REFUSALS = (403, 407)
 
 
 def d4rl_directory() -> Path:
@@ -142,3 +148,29 @@ class _Resuming:
             for chunk in answer.iter_content(CHUNK_BYTES):
                 part.write(chunk)
                 bar.update(len(chunk))
+
+
+def unreachable(url: str, seconds: float = PROBE_SECONDS) -> str | None:
+    """Why nobody answers at `url` within `seconds`, or None if somebody does.
+
+    Any answer but a server's failure or a refusal counts. Name resolution has no timeout of its
+    own, so a thread asks, and is left behind when the time is over.
+    """
+    answers: list[str | None] = []
+    thread = threading.Thread(target=lambda: answers.append(_ask(url, seconds)), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answers[0] if answers else f"no answer within {seconds:g} s"
+
+
+def _ask(url: str, seconds: float) -> str | None:
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        with urllib.request.urlopen(request, timeout=seconds):
+            return None
+    except urllib.error.HTTPError as error:
+        with error:
+            refused = error.code in _REFUSALS or error.code >= 500
+            return f"answered {error.code} {error.reason}" if refused else None
+    except (OSError, ValueError) as error:
+        return " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__

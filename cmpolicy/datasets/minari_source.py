@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmpolicy.datasets.alignment import Episode
-from cmpolicy.datasets.network import unreachable
+from cmpolicy.datasets.download import unreachable
 from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
 from cmpolicy.errors import InputError
 

@@ -216,6 +216,35 @@ class TransitionDataset:
         return TransitionDataset(replaced, self.episode_ends, self.info)
 
 
+def n_step(dataset: TransitionDataset, steps: int, discount: float) -> TransitionDataset:
+    """Transitions over up to `steps` steps of one episode (Sutton & Barto 2018, §7.1).
+
+    `rewards` become Σ_i γ^i r_{t+i}, `next_observations` those after the last of the k steps, and
+    `terminals` 1 − γ^{k−1} (1 − terminal), so that y = r + γ (1 − terminal) Q(s') is the n-step
+    target as it stands. An episode's end cuts k short.
+
+    Raises:
+        InputError: unless `steps` is at least 1.
+    """
+    if steps < 1:
+        raise InputError(f"n-step targets over {steps} steps, expected at least 1")
+    start = torch.arange(len(dataset), device=dataset.device)
+    last, alive = start.clone(), torch.ones_like(dataset.episode_ends)
+    rewards = torch.zeros_like(dataset.rewards)
+    for i in range(steps):
+        here = (start + i).clamp(max=len(dataset) - 1)
+        rewards += discount**i * alive * dataset.rewards[here]
+        last = torch.where(alive, here, last)
+        alive = alive & ~dataset.episode_ends[here]
+    going_on = discount ** (last - start).to(rewards) * (1 - dataset.terminals[last])
+    transitions = dataset.transitions._replace(
+        rewards=rewards,
+        next_observations=dataset.next_observations[last],
+        terminals=1 - going_on,
+    )
+    return TransitionDataset(transitions, dataset.episode_ends, dataset.info)
+
+
 def check_fits(
     dataset: TransitionDataset, observation_space: Space[Any], action_space: Space[Any]
 ) -> None:

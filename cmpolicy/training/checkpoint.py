@@ -43,7 +43,7 @@ def load_state(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]
         state: dict[str, Any] = join(json.loads(metadata["tree"]), tensors)
     except FileNotFoundError:
         raise InputError(f"no checkpoint at {path}") from None
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is damaged or not a checkpoint: {reason}") from error
     return state
@@ -56,8 +56,9 @@ def split(node: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
         TypeError: for a value that is neither a tensor nor JSON.
     """
     if isinstance(node, Tensor):
-        tensors[prefix] = node.detach().clone(memory_format=torch.contiguous_format).cpu()
-        return {TENSOR: prefix}
+        name = prefix if prefix not in tensors else f"{prefix}#{len(tensors)}"
+        tensors[name] = node.detach().clone(memory_format=torch.contiguous_format).cpu()
+        return {TENSOR: name}
     if isinstance(node, dict):
         # Keys are kept with their type: an optimiser numbers its parameters with ints.
         return [

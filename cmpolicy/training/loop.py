@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +32,10 @@ class Dataset(Protocol):
     """What the loop draws batches from."""
 
     def sample(self, batch_size: int, /) -> Any: ...
+
+
+class DivergedError(RuntimeError):
+    """A loss or a value of the training is no longer a number."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,9 @@ class TrainingLoop:
         return self.step / self.seconds if self.seconds else 0.0
 
     def restore(self) -> None:
-        """Go on from checkpoints/last."""
+        """Go on from checkpoints/last; a run killed before its first one begins again."""
+        if not self.run.checkpoint_path("last").exists():
+            return
         state = self.run.load_checkpoint("last")
         self.learner.load_training_state(state["learner"])
         self.step, self.seconds = state["step"], state["seconds"]
@@ -123,6 +130,7 @@ class TrainingLoop:
         """Train to the end and return all evaluations.
 
         Raises:
+            DivergedError: if a scalar becomes NaN or infinite.
             Interrupted: after SIGINT or SIGTERM, with the checkpoint written.
         """
         self.run.open_logs(self.step)
@@ -142,8 +150,10 @@ class TrainingLoop:
         try:
             with InterruptionGuard() as guard, bar:
                 while self.step < self.schedule.steps:
+                    before = self.step
                     self.train_until(self.next_stop(), guard, bar)
-                    self.after_updates(bar)
+                    if self.step > before:
+                        self.after_updates(bar)
                     if guard.signum:
                         self.stop(guard.signum)
         finally:
@@ -167,11 +177,21 @@ class TrainingLoop:
             self.step += 1
             bar.update()
         scalars = {name: float(value) for name, value in metrics.items()}  # waits for the device
+        self.check_finite(scalars)
         seconds = time.perf_counter() - begin
         self.seconds += seconds
         if scalars and self.step % self.schedule.log_every == 0:
             speed = (self.step - first) / seconds
             self.run.log(self.step, {**scalars, "time/updates_per_second": speed})
+
+    def check_finite(self, scalars: Mapping[str, float]) -> None:
+        """Raise DivergedError, before anything is saved, if a scalar is NaN or infinite."""
+        for name, value in scalars.items():
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"training diverged: {name} is {value} at step {self.step}; the last finite "
+                    f"state is {self.run.checkpoint_path('last')}; try a smaller learning rate"
+                )
 
     def after_updates(self, bar: Any) -> None:
         """Evaluate and save, where that is due."""
@@ -186,12 +206,16 @@ class TrainingLoop:
             if self.on_evaluation is not None:
                 self.on_evaluation(self.evaluations, self.updates_per_second)
         if last or self.step % self.schedule.checkpoint_every == 0:
-            self.run.save_checkpoint("last", self.state())
-            self.run.flush_metrics()
+            self.save_last()
+
+    def save_last(self) -> None:
+        """Metrics first: rows beyond a checkpoint are dropped later, those before must be there."""
+        self.run.flush_metrics()
+        self.run.save_checkpoint("last", self.state())
 
     def stop(self, signum: int) -> None:
         """Save and leave."""
-        self.run.save_checkpoint("last", self.state())
+        self.save_last()
         raise Interrupted(
             signum,
             f"stopped at step {self.step} of {self.schedule.steps}; to go on: "

@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,16 @@ class RunDirectory:
             )
         try:
             self.checkpoint_path("last").parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.config_path, config.encode())
+            self.write_config(config)
         except OSError as error:
             reason = error.strerror or str(error)
             raise InputError(
                 f"cannot write to {self.path}: {reason}; choose another output_dir="
             ) from error
+
+    def write_config(self, config: str) -> None:
+        """Write config.yaml, whole or not at all."""
+        write_atomically(self.config_path, config.encode())
 
     def open_logs(self, step: int) -> None:
         """Begin logging after `step`; rows that a killed run wrote beyond it are dropped."""
@@ -151,4 +156,13 @@ class RunDirectory:
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json, whole or not at all."""
-        write_atomically(self.results_path, (json.dumps(results, indent=2) + "\n").encode())
+        write_atomically(self.results_path, (json.dumps(finite(results), indent=2) + "\n").encode())
+
+
+def finite(node: Any) -> Any:
+    """The same tree with null for what JSON cannot say: NaN and infinity."""
+    if isinstance(node, Mapping):
+        return {key: finite(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [finite(value) for value in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node

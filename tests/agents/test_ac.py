@@ -25,9 +25,10 @@ def seed() -> None:
 
 
 def build(total: int = 100, hidden: tuple[int, ...] = (16, 16), **kwargs: Any) -> ConsistencyAC:
-    """A small agent whose critics and targets have weights of their own."""
-    policy = kwargs.pop("policy", None) or PolicyConfig(hidden=[16, 16])
-    config = ACConfig(policy=policy, critic_hidden=list(hidden), **kwargs)
+    """A small agent, plain unless told, whose critics and targets have weights of their own."""
+    plain: dict[str, Any] = {"n_step": 1, "scale_rewards": False}
+    policy = PolicyConfig(hidden=[16, 16])
+    config = ACConfig(policy=policy, critic_hidden=list(hidden), **(plain | kwargs))
     agent = ConsistencyAC(SPACES, config, total)
     with torch.no_grad():
         for p in agent.target_critic.parameters():
@@ -80,7 +81,7 @@ def loss_by_hand(agent: ConsistencyAC, batch: Batch, y: np.ndarray[Any, Any]) ->
 def test_the_critics_loss_equals_one_computed_step_by_step(draws: int, ensemble: int) -> None:
     agent = build(max_q_backup=draws > 1, critic_ensemble=ensemble, discount=0.9)
     data = episodes()
-    agent.fit_normalizers(data)
+    agent.prepare(data)
     batch = data.transitions
     assert batch.terminals.sum() == 3
     assert data.episode_ends.sum() == 6  # so three ends are timeouts, which bootstrap
@@ -112,13 +113,55 @@ def test_a_terminal_is_worth_its_reward_whatever_comes_after() -> None:
 def test_values_of_terminal_steps_converge_to_their_rewards() -> None:
     data = episodes()
     agent = build(600, (64, 64), critic_learning_rate=3e-3)
-    agent.fit_normalizers(data)
+    agent.prepare(data)
     batch = data.transitions._replace(terminals=torch.ones(len(data)))
     for _ in range(300):
         loss, _ = agent.critic_loss(batch)
         agent.minimize("critic", loss)
     q = agent.critic(batch.observations, batch.actions)
     torch.testing.assert_close(q, batch.rewards.expand_as(q), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20])
+def test_targets_over_n_steps_equal_a_walk_along_the_episode(steps: int) -> None:
+    agent, gamma = build(n_step=steps, discount=0.9), 0.9
+    recorded = episodes()
+    data = agent.prepare(recorded)
+    assert torch.equal(data.observations, recorded.observations)
+    bootstraps = []
+    for t in range(len(recorded)):
+        reward, factor, last = 0.0, 1.0, t
+        for last in range(t, t + steps):
+            reward += factor * float(recorded.rewards[last])
+            factor *= gamma
+            if recorded.episode_ends[last]:  # nothing is summed across episodes
+                break
+        bootstraps.append((reward, factor * (1 - float(recorded.terminals[last])), last))
+    lasts = [last for _, _, last in bootstraps]
+    rng = torch.get_rng_state()
+    y = agent.target(data.transitions)
+    torch.set_rng_state(rng)
+    value = agent.next_value(recorded.next_observations[lasts])
+    expected = [r + f * float(v) for (r, f, _), v in zip(bootstraps, value.detach(), strict=True)]
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    assert not y.requires_grad
+
+
+def test_scaled_rewards_make_values_of_order_one() -> None:
+    data = episodes()
+    data = data.replace(rewards=1000 * data.rewards.abs())
+    plain, scaled = build(discount=0.9), build(discount=0.9, scale_rewards=True)
+    terminal = data.transitions._replace(terminals=torch.ones(len(data)))
+    plain.prepare(data)
+    scaled.prepare(data)
+    assert float(plain.reward_scale) == 1.0
+    y = scaled.target(terminal)
+    assert float(y.mean()) / 0.1 == pytest.approx(1.0, rel=1e-4)  # Σ γ^t over 1/(1 − γ) steps
+    torch.testing.assert_close(plain.target(terminal) * scaled.reward_scale, y)
+    before = scaled.training_state()["modules"]["reward_scale"].clone()
+    other = build(discount=0.9, scale_rewards=True)
+    other.load_training_state(scaled.training_state())
+    assert torch.equal(other.reward_scale, before)
 
 
 def test_normalised_targets_have_unit_spread() -> None:
@@ -148,7 +191,7 @@ def test_the_critics_loss_reaches_the_critics_alone() -> None:
 @pytest.mark.parametrize(("name", "moved"), [("critic", "critic"), ("policy", "policy")])
 def test_a_step_on_a_loss_moves_one_network(name: str, moved: str) -> None:
     agent, data = build(), episodes()
-    agent.fit_normalizers(data)
+    agent.prepare(data)
     before = {key: value.clone() for key, value in agent.state_dict().items()}
     loss = agent.critic_loss if name == "critic" else agent.actor_loss
     agent.minimize(name, loss(data.transitions)[0])
@@ -275,7 +318,7 @@ def test_guidance_finds_better_actions_than_the_datas() -> None:
     found = []
     for eta in (0.0, 5.0):
         agent = build(500, (32, 32), eta=eta, learning_rate=1e-3, critic_learning_rate=3e-3)
-        agent.fit_normalizers(data)
+        agent.prepare(data)
         for _ in range(500):
             agent.update(data.sample(128))
         actions = agent.policy.act(data.observations[:400].numpy())

@@ -58,9 +58,9 @@ def build(
 
 def trained(name: str, dataset: TransitionDataset, updates: int, **kwargs: Any) -> Agent:
     agent = build(name, **kwargs)
-    agent.fit_normalizers(dataset)
+    data = agent.prepare(dataset)
     for _ in range(updates):
-        agent.update(dataset.sample(32))
+        agent.update(data.sample(32))
     return agent
 
 
@@ -104,7 +104,7 @@ def test_statistics_reach_every_module_that_normalises(
     name: str, dataset: TransitionDataset
 ) -> None:
     agent = build(name)
-    agent.fit_normalizers(dataset)
+    agent.prepare(dataset)
     found = [m for m in agent.modules() if hasattr(m, "obs_mean")]
     assert len(found) == {"bc": 2, "ac": 4}[name]
     obs = dataset.observations.double().numpy()
@@ -120,7 +120,7 @@ def test_statistics_reach_every_module_that_normalises(
 @pytest.mark.parametrize("name", AGENTS)
 def test_nobody_normalises_when_the_policy_does_not(name: str, dataset: TransitionDataset) -> None:
     agent = build(name, policy=PolicyConfig(hidden=[8], normalize_obs=False))
-    agent.fit_normalizers(dataset)
+    agent.prepare(dataset)
     for module in (m for m in agent.modules() if hasattr(m, "obs_mean")):
         assert torch.equal(module.obs_mean, torch.zeros(OBS_DIM))
         assert torch.equal(module.obs_std, torch.ones(OBS_DIM))
@@ -166,7 +166,9 @@ def test_an_update_changes_what_it_should_and_nothing_else(
 ) -> None:
     agent = trained(name, dataset, 1)
     before = tensors_of(agent)
-    statistics = {k for k in before if k.endswith(("obs_mean", "obs_std")) or ".bound." in k}
+    statistics = {
+        k for k in before if k.endswith(("obs_mean", "obs_std", "scale")) or ".bound." in k
+    }
     assert statistics
     agent.update(dataset.sample(32))
     expected = {"policy", "average_policy", "step"}
@@ -201,7 +203,7 @@ def test_progress_runs_once_over_the_whole_training(
         monkeypatch.setattr(agent.policy, "loss", spy)
 
     agent = build(name)
-    agent.fit_normalizers(dataset)
+    agent.prepare(dataset)
     follow(agent)
     for update in range(TOTAL):
         if update in (7, 13):
@@ -265,7 +267,7 @@ def test_actions_have_the_right_shape_and_stay_inside_the_bounds(
     name: str, count: int, options: dict[str, Any], dataset: TransitionDataset
 ) -> None:
     agent = build(name)
-    agent.fit_normalizers(dataset)
+    agent.prepare(dataset)
     with torch.no_grad():
         for p in agent.average_policy.parameters():
             p.mul_(50)
@@ -347,7 +349,7 @@ def test_an_update_never_waits_for_the_device(
     name: str, options: dict[str, Any], dataset: TransitionDataset
 ) -> None:
     agent = build(name, **options)
-    agent.fit_normalizers(dataset)
+    agent.prepare(dataset)
     with no_waiting():
         for _ in range(2):  # the second one has the optimiser's state
             metrics = agent.update(dataset.sample(16))

@@ -33,7 +33,7 @@ def agent_for(total: int) -> ConsistencyBC:
 
 def test_an_update_is_a_step_of_adam_on_the_consistency_loss_alone() -> None:
     data, agent = two_ways(50), agent_for(10)
-    agent.fit_normalizers(data)
+    agent.prepare(data)
     agent.step += 4
     batch = data.transitions
     weights = [p.detach().clone().requires_grad_() for p in agent.policy.network.parameters()]
@@ -59,7 +59,7 @@ def test_rewards_and_what_comes_next_play_no_part() -> None:
     t = data.transitions
     spoiled = Batch(t.observations, t.actions, *(torch.full_like(x, torch.nan) for x in t[2:]))
     agent = agent_for(10)
-    agent.fit_normalizers(data)
+    agent.prepare(data)
     assert torch.isfinite(agent.update(spoiled)["actor/consistency_loss"])
     assert all(torch.isfinite(p).all() for p in agent.parameters())
 
@@ -73,7 +73,7 @@ def test_it_has_no_critic() -> None:
 def test_it_learns_both_ways_of_a_bimodal_expert() -> None:
     data, total = two_ways(), 1500
     agent = agent_for(total)
-    agent.fit_normalizers(data)
+    agent.prepare(data)
     for _ in range(total):
         agent.update(data.sample(256))
     obs = np.linspace(-0.5, 0.5, 500, dtype=np.float32)[:, None]

@@ -9,8 +9,13 @@ import time
 import pytest
 
 from cmpolicy.datasets.d4rl_catalogue import D4RL_BASE_URL, D4RL_FILES, D4RLFile, recognised
-from cmpolicy.datasets.download import CHUNK_BYTES, d4rl_on_disk, download, download_d4rl
-from cmpolicy.datasets.network import unreachable
+from cmpolicy.datasets.download import (
+    CHUNK_BYTES,
+    d4rl_on_disk,
+    download,
+    download_d4rl,
+    unreachable,
+)
 from cmpolicy.errors import InputError
 
 CONTENT = bytes(range(256)) * 4000  # a megabyte

@@ -6,7 +6,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 
-from cmpolicy.datasets import Batch, TransitionDataset, check_fits
+from cmpolicy.datasets import Batch, TransitionDataset, check_fits, n_step
 from cmpolicy.errors import InputError
 
 FIELDS = Batch._fields
@@ -222,3 +222,39 @@ def test_check_fits(recorded):
     dataset.actions[5, 1] = 1.1
     with pytest.raises(InputError, match=r"action 5 of the dataset.*1\.1.*expected between"):
         check_fits(dataset, observations, actions)
+
+
+def test_n_step_transitions_equal_a_plain_loop() -> None:
+    rng = np.random.default_rng(0)
+    n, gamma, steps = 40, 0.9, 4
+    terminals, timeouts = np.zeros(n, bool), np.zeros(n, bool)
+    terminals[[9, 30]] = True
+    timeouts[[17]] = True
+    observations = rng.normal(size=(n, 2)).astype(np.float32)
+    dataset = TransitionDataset.from_arrays(
+        observations, rng.normal(size=(n, 1)), rng.normal(size=n), terminals, timeouts
+    )
+    long = n_step(dataset, steps, gamma)
+    ends = dataset.episode_ends.numpy()
+    for t in range(len(dataset)):
+        reward, i = 0.0, t
+        for k in range(steps):
+            i = t + k
+            reward += gamma**k * float(dataset.rewards[i])
+            if ends[i]:
+                break
+        bootstrap = gamma ** (i - t) * (1 - float(dataset.terminals[i]))
+        assert float(long.rewards[t]) == pytest.approx(reward, abs=1e-5)
+        assert 1 - float(long.terminals[t]) == pytest.approx(bootstrap, abs=1e-6)
+        assert torch.equal(long.next_observations[t], dataset.next_observations[i])
+    assert torch.equal(long.observations, dataset.observations)
+
+
+def test_one_step_transitions_are_the_transitions() -> None:
+    dataset = TransitionDataset.from_arrays(
+        np.ones((5, 2)), np.ones((5, 1)), np.arange(5.0), [0, 0, 1, 0, 0]
+    )
+    for one, other in zip(n_step(dataset, 1, 0.99).transitions, dataset.transitions, strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(InputError, match="at least 1"):
+        n_step(dataset, 0, 0.99)

@@ -1,0 +1,127 @@
+"""Every configuration composes; wrong names, types and ranges are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cmpolicy.agents import AGENTS, AgentConfig, Spaces
+from cmpolicy.config import CONFIG_PATH, EvaluateConfig, RLConfig, register_schemas
+from cmpolicy.datasets import REWARDS
+from cmpolicy.offline_rl import build_agent
+
+NAMES = {
+    group: sorted(path.stem for path in (Path(CONFIG_PATH) / group).glob("*.yaml"))
+    for group in ("env", "agent", "loss")
+}
+
+
+def compose(*overrides: str, config: str = "rl") -> Any:
+    """What a command would be given."""
+    register_schemas()
+    with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        return OmegaConf.to_object(hydra.compose(config, list(overrides)))
+
+
+def test_every_configuration_file_is_known_here() -> None:
+    found = {p.relative_to(CONFIG_PATH).as_posix() for p in Path(CONFIG_PATH).rglob("*.yaml")}
+    known = {"rl.yaml", "toy.yaml", "evaluate.yaml"} | {
+        f"{g}/{n}.yaml" for g in NAMES for n in NAMES[g]
+    }
+    assert found == known
+    assert len(NAMES["env"]) > 30
+    assert set(AGENTS) <= set(NAMES["agent"])
+
+
+@pytest.mark.parametrize("env", NAMES["env"])
+def test_every_task_composes_with_every_agent(env: str) -> None:
+    """And the agent that it describes can be built."""
+    for name in NAMES["agent"]:
+        config = compose(f"env={env}", f"agent={name}")
+        assert isinstance(config, RLConfig)
+        assert config.env.name == env
+        assert config.env.reward in REWARDS
+        assert isinstance(config.agent, AgentConfig)
+        assert type(config.agent) is AGENTS[config.agent.algorithm].Config
+        assert config.agent.name == name
+        if env in ("hopper-medium", "door-human"):
+            agent = build_agent(config, Spaces(4, [-1.0] * 2, [1.0] * 2))
+            assert type(agent) is AGENTS[config.agent.algorithm]
+        again = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))  # config.yaml
+        assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config), again)) == config
+
+
+def test_the_published_settings_come_from_the_task() -> None:
+    """Ding & Jin's table: η and the gradient's norm belong to the task, not to the agent."""
+    for env in ("hopper-medium", "antmaze-umaze", "pen-human"):
+        config = compose(f"env={env}", "agent=ac_ding_jin")
+        published = config.env.ding_jin
+        assert config.agent.eta == published["eta"]
+        assert config.agent.max_grad_norm == published["max_grad_norm"]
+        assert config.agent.learning_rate == published["lr"]
+        assert config.agent.max_q_backup == published["max_q_backup"]
+        assert config.agent.policy.steps == published["sampling_steps"]
+
+
+def test_overrides_arrive_with_their_types() -> None:
+    config = compose("env=hopper-medium", "agent=bc", "agent.policy.hidden=[8,4]", "steps=7")
+    assert config.agent.policy.hidden == [8, 4]
+    assert (config.steps, config.env.d4rl_id, config.run_dir) == (7, "hopper-medium-v2", None)
+    evaluation = compose("run=here", "best_of=4", config="evaluate")
+    assert isinstance(evaluation, EvaluateConfig)
+    assert (evaluation.run, evaluation.best_of, evaluation.checkpoint) == ("here", 4, "last")
+
+
+WRONG = [
+    *("agent.critic_ensemble=0", "agent.candidates=0", "agent.n_step=0"),
+    *(
+        "steps=0",
+        "steps=-1",
+        "steps=many",
+        "steps=1.5",
+        "steps=null",
+        "batch_size=0",
+        "log_every=0",
+    ),
+    *("checkpoint_every=0", "eval.every=0", "eval.episodes=0", "eval.final_episodes=0", "seed=x"),
+    *("progress=perhaps", "env.reward=[1]", "env.colour=red", "agent.colour=red", "colour=red"),
+    *("agent.eta=high", "agent.eta=-1", "agent.tau=0", "agent.discount=1", "agent.learning_rate=0"),
+    *(
+        "agent.ema_decay=1",
+        "agent.policy.hidden=8",
+        "agent.policy.hidden=[]",
+        "agent.policy.steps=0",
+    ),
+    *("agent.policy.bound=none", "agent.policy.loss=none", "agent.policy.sigma_min=0"),
+    *("agent.policy.loss_options.colour=1", "agent.policy.embedding=none", "agent.policy=deep"),
+]
+UNCHECKED = [
+    *("threads=0", "seed=-2", "agent.critic_activation=none"),
+    *("agent.critic_hidden=[0]", "agent.critic_learning_rate=0"),
+    "agent.policy.levels=[1,2]",
+]
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_what_is_wrong_is_refused(override: str) -> None:
+    with pytest.raises((OmegaConfBaseException, hydra.errors.HydraException, ValueError)):
+        compose("env=hopper-medium", override)
+
+
+@pytest.mark.parametrize("override", UNCHECKED)
+def test_what_fails_only_later(override: str) -> None:
+    with pytest.raises((OmegaConfBaseException, hydra.errors.HydraException, ValueError)):
+        compose("env=hopper-medium", override)
+
+
+@pytest.mark.parametrize(
+    "override", ["episodes=0", "best_of=0", "checkpoint=worst", "video=perhaps", "colour=red"]
+)
+def test_what_is_wrong_is_refused_by_evaluate(override: str) -> None:
+    with pytest.raises((OmegaConfBaseException, hydra.errors.HydraException, ValueError)):
+        compose("run=here", override, config="evaluate")

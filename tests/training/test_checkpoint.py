@@ -1,0 +1,266 @@
+"""Training states on disk: bit for bit, whole or not at all, and never a pickle."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from cmpolicy.errors import InputError
+from cmpolicy.training.checkpoint import FORMAT, load_state, save_state, write_atomically
+
+
+def state() -> dict[str, Any]:
+    """One of everything that a learner may put into its state."""
+    shared = torch.randn(3, 2)
+    return {
+        "modules": {"a.weight": shared, "same": shared, "view": shared.T, "step": torch.tensor(7)},
+        "optimizers": {
+            "policy": {"state": {0: {"step": torch.tensor(3.0)}, 11: {}}, "groups": [{}]}
+        },
+        "rng": torch.get_rng_state(),
+        "types": [
+            torch.tensor([True, False]),
+            torch.randn(2).half(),
+            torch.randn(2).bfloat16(),
+            torch.randn(2, dtype=torch.float64),
+            torch.tensor([-(2**62)]),
+            torch.empty(0, 4),
+            torch.tensor(float("nan")),
+        ],
+        "numbers": [0.1, 1e-320, -0.0, math.inf, 2**60, True, False, None, "ä/b\n", ""],
+        "empty": {},
+        "none": [],
+        "__tensor__": {"__tensor__": "not a tensor"},
+        "a/b": {"c": torch.zeros(1)},
+        "a": {"b/c": torch.ones(1)},
+    }
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Equal in every bit and type; tuples count as lists."""
+    if isinstance(a, Tensor):
+        assert isinstance(b, Tensor)
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        assert (
+            a.contiguous()
+            .view(-1)
+            .view(torch.uint8)
+            .equal(b.contiguous().view(-1).view(torch.uint8))
+        )
+    elif isinstance(a, dict):
+        assert [(type(k), k) for k in a] == [(type(k), k) for k in b]
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert isinstance(b, list)
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert type(a) is type(b)
+        assert struct.pack("d", a) == struct.pack("d", b) if isinstance(a, float) else a == b
+
+
+def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    saved = state()
+    save_state(tmp_path / "x.safetensors", saved)
+    assert_same(saved, load_state(tmp_path / "x.safetensors"))
+
+
+def test_a_state_without_slashes_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    saved = {key: value for key, value in state().items() if key not in ("a/b", "a")}
+    save_state(tmp_path / "x.safetensors", saved)
+    assert_same(saved, load_state(tmp_path / "x.safetensors"))
+
+
+def test_tuples_come_back_as_lists_and_nan_as_nan(tmp_path: Path) -> None:
+    save_state(tmp_path / "x", {"betas": (0.9, (1, torch.zeros(2))), "nan": math.nan})
+    loaded = load_state(tmp_path / "x")
+    assert loaded["betas"][0] == 0.9
+    assert isinstance(loaded["betas"], list)
+    assert isinstance(loaded["betas"][1], list)
+    assert math.isnan(loaded["nan"])
+
+
+def test_an_optimiser_goes_on_from_what_was_saved(tmp_path: Path) -> None:
+    weight = torch.nn.Parameter(torch.randn(3))
+    optimizer = torch.optim.Adam([weight], amsgrad=True)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    save_state(tmp_path / "x", optimizer.state_dict())
+    other = torch.optim.Adam([torch.nn.Parameter(torch.randn(3))], amsgrad=True)
+    other.load_state_dict(load_state(tmp_path / "x"))
+    assert_same(other.state_dict()["state"], optimizer.state_dict()["state"])
+
+
+def test_a_saved_state_does_not_follow_its_tensors(tmp_path: Path) -> None:
+    tensor = torch.zeros(3)
+    save_state(tmp_path / "x", {"a": tensor, "b": tensor})
+    tensor += 1
+    loaded = load_state(tmp_path / "x")
+    loaded["a"] += 5
+    assert loaded["b"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), b"bytes", 1j, print])
+def test_what_is_neither_a_tensor_nor_json_is_a_programming_error(
+    tmp_path: Path, value: object
+) -> None:
+    with pytest.raises(TypeError, match=r"cannot save .* at /deep/0"):
+        save_state(tmp_path / "x", {"deep": [value]})
+    assert list(tmp_path.iterdir()) == []
+
+
+# Whole or not at all --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "x.safetensors"
+    save_state(path, {"step": 1})
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(OSError, match="No space left"):
+            save_state(path, {"step": 2})
+        with pytest.raises(OSError, match="No space left"):
+            write_atomically(tmp_path / "new.json", b"{}")
+    assert load_state(path) == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_file_is_on_the_disk_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        events.append(f"fsync {os.fstat(descriptor).st_size}")
+        fsync(descriptor)
+
+    def noted_replace(old: Path, new: Path) -> None:
+        assert Path(old).parent == Path(new).parent  # else a rename is a copy
+        events.append(f"replace {Path(new).name}")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    write_atomically(tmp_path / "x", b"12345")
+    assert events[:2] == ["fsync 5", "replace x"]
+
+
+# Strangers' files -----------------------------------------------------------------------------
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(InputError) as error:
+        load_state(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    assert "no checkpoint at" in refused(tmp_path / "x")
+    refused(tmp_path)  # a directory
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "x.safetensors"
+    save_state(path, {"a": torch.randn(100), "b": {"c": 1}})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert "damaged" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"<html>404</html>", b"\x00" * 64, b"\xff" * 64, b"PK\x03\x04" + b"x" * 99]
+)
+def test_any_other_content_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    refused(path)
+
+
+def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_state(path, {"a": torch.randn(10), "b": {"c": 1}})
+    whole = path.read_bytes()
+    size = struct.unpack("<Q", whole[:8])[0]
+    refusals = 0
+    for at in range(8, 8 + size, 7):
+        path.write_bytes(whole[:at] + b"\x01" + whole[at + 1 :])
+        try:
+            load_state(path)  # a change of spelling may pass, but nothing else may happen
+        except InputError as error:
+            refusals += "\n" not in str(error)
+    assert refusals > 5
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}, {"format": "cmpolicy.policy.v1"}])
+def test_safetensors_of_others_are_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(2)}, path, metadata)
+    assert "not a checkpoint of this library" in refused(path)
+
+
+TREES = [
+    None,
+    "",
+    "{",
+    json.dumps(["dict", [["a", {"__tensor__": "elsewhere"}]]]),
+    json.dumps(["dict", [["a", {"other": "/a"}]]]),
+    json.dumps(["dict", [["a"]]]),
+    json.dumps(["dict"]),
+    json.dumps(["dict", [[["list"], 1]]]),
+    json.dumps(["dict", 5]),
+]
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_a_damaged_tree_is_refused(tmp_path: Path, tree: str | None) -> None:
+    path = tmp_path / "x.safetensors"
+    metadata = {"format": FORMAT} | ({} if tree is None else {"tree": tree})
+    safetensors.torch.save_file({"/a": torch.zeros(2)}, path, metadata)
+    assert "damaged" in refused(path)
+
+
+class Payload:
+    """Unpickling this creates a file."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.proof,)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "torch_legacy"])
+def test_a_pickle_is_refused_and_never_run(tmp_path: Path, kind: str) -> None:
+    path, proof = tmp_path / "last.safetensors", tmp_path / "proof"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(Payload(proof)))
+    else:
+        torch.save(Payload(proof), path, _use_new_zipfile_serialization=kind == "torch")
+    refused(path)
+    assert not proof.exists()
+    if kind == "pickle":  # the payload is real
+        pickle.loads(path.read_bytes())
+        assert proof.exists()

@@ -1,0 +1,285 @@
+"""The loop, with a learner of one number: what happens when, what a kill leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cmpolicy.training.interruption import Interrupted
+from cmpolicy.training.loop import DivergedError, Evaluation, Schedule, TrainingLoop
+from cmpolicy.training.run_directory import RunDirectory
+
+SCHEDULE = Schedule(steps=30, batch_size=4, log_every=4, eval_every=6, checkpoint_every=5)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+class Learner:
+    """A random walk: every update depends on all draws before it."""
+
+    def __init__(self, signal_at: int | None = None, signum: int = signal.SIGTERM) -> None:
+        self.weight = torch.zeros(())
+        self.updates = 0
+        self.signal_at, self.signum = signal_at, signum
+
+    def update(self, batch: Tensor) -> dict[str, Tensor]:
+        self.weight = torch.sin(self.weight + batch.mean() + 0.1 * torch.randn(()))
+        self.updates += 1
+        if self.updates == self.signal_at:
+            os.kill(os.getpid(), self.signum)
+        return {"loss": self.weight.square()}
+
+    def training_state(self) -> dict[str, Any]:
+        return {"weight": self.weight}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        self.weight = state["weight"]
+
+
+class Dataset:
+    def sample(self, batch_size: int) -> Tensor:
+        return torch.randn(batch_size)
+
+
+def make(
+    path: Path, learner: Learner, schedule: Schedule = SCHEDULE, **kwargs: Any
+) -> TrainingLoop:
+    def evaluate(step: int) -> Evaluation:
+        score = float(learner.weight)
+        return Evaluation(step, score, {"eval/score": score})
+
+    run = RunDirectory(path)
+    if not run.config_path.exists():
+        run.create("")
+    evaluate = kwargs.pop("evaluate", evaluate)
+    return TrainingLoop(learner, Dataset(), evaluate, run, schedule, progress_bar=False, **kwargs)
+
+
+def resume(
+    path: Path, learner: Learner | None = None, schedule: Schedule = SCHEDULE
+) -> TrainingLoop:
+    """Another process: its random numbers are elsewhere, unless nothing has happened yet."""
+    loop = make(path, learner or Learner(), schedule)
+    torch.manual_seed(12345 if loop.run.checkpoint_path("last").exists() else 0)
+    loop.restore()
+    loop.train()
+    return loop
+
+
+def table(run: RunDirectory) -> list[dict[str, str]]:
+    """metrics.csv without what a clock measured."""
+    return [
+        {k: v for k, v in row.items() if not k.startswith("time/")} for row in run.read_metrics()
+    ]
+
+
+@pytest.fixture
+def uninterrupted(tmp_path: Path) -> TrainingLoop:
+    torch.manual_seed(0)
+    loop = make(tmp_path / "whole", Learner())
+    loop.train()
+    torch.manual_seed(0)
+    return loop
+
+
+def assert_equal_runs(a: TrainingLoop, b: TrainingLoop) -> None:
+    for name in ("last", "best"):
+        left, right = (loop.run.load_checkpoint(name) for loop in (a, b))
+        assert torch.equal(left["learner"]["weight"], right["learner"]["weight"])
+        assert torch.equal(left["rng"]["cpu"], right["rng"]["cpu"])
+        assert left["step"] == right["step"]
+        assert left["evaluations"] == right["evaluations"]
+    assert a.evaluations == b.evaluations
+    assert table(a.run) == table(b.run)
+
+
+# What happens when ----------------------------------------------------------------------------
+
+
+def test_a_run_does_all_its_updates_and_logs_when_due(uninterrupted: TrainingLoop) -> None:
+    assert uninterrupted.learner.updates == uninterrupted.step == 30
+    rows = table(uninterrupted.run)
+    logged = [int(r["step"]) for r in rows if r["loss"]]
+    evaluated = [int(r["step"]) for r in rows if r["eval/score"]]
+    assert logged == [4, 8, 12, 16, 20, 24, 28]
+    assert evaluated == [6, 12, 18, 24, 30]
+    assert [e.step for e in uninterrupted.evaluations] == evaluated
+    steps = [int(r["step"]) for r in rows]
+    assert steps == sorted(set(steps))
+    speeds = [
+        float(r["time/updates_per_second"]) for r in uninterrupted.run.read_metrics() if r["loss"]
+    ]
+    assert all(speed > 0 for speed in speeds)
+    assert uninterrupted.updates_per_second > 0
+
+
+def test_the_end_is_evaluated_and_saved_even_if_nothing_is_due(tmp_path: Path) -> None:
+    loop = make(tmp_path, Learner(), Schedule(7, 4, 100, 100, 100))
+    assert [e.step for e in loop.train()] == [7]
+    assert loop.run.load_checkpoint("last")["step"] == 7
+    assert loop.run.load_checkpoint("best")["step"] == 7
+
+
+@pytest.mark.parametrize("at", [6, 18, 30])
+def test_best_is_the_highest_evaluation(tmp_path: Path, at: int) -> None:
+    learner, weights = Learner(), {}
+
+    def evaluate(step: int) -> Evaluation:
+        weights[step] = learner.weight.clone()
+        return Evaluation(step, -abs(step - at), {})
+
+    run = make(tmp_path, learner, evaluate=evaluate)
+    run.train()
+    state = run.run.load_checkpoint("best")
+    assert state["step"] == at
+    assert torch.equal(state["learner"]["weight"], weights[at])
+    assert run.run.load_checkpoint("last")["step"] == 30
+
+
+@pytest.mark.parametrize("every", [1, 7, 30, 1000])
+def test_how_often_it_evaluates_saves_and_logs_changes_nothing(
+    tmp_path: Path, every: int, uninterrupted: TrainingLoop
+) -> None:
+    for schedule in (Schedule(30, 4, every, 6, 5), Schedule(30, 4, 4, every, every)):
+        torch.manual_seed(0)
+        loop = make(tmp_path / str(schedule), Learner(), schedule)
+        loop.train()
+        assert torch.equal(loop.learner.weight, uninterrupted.learner.weight)
+
+
+def test_everyone_hears_of_every_evaluation(tmp_path: Path) -> None:
+    heard: list[int] = []
+    make(tmp_path, Learner(), on_evaluation=lambda e, speed: heard.append(len(e))).train()
+    assert heard == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_learner_that_diverged_stops_at_its_last_finite_state(
+    tmp_path: Path, value: float
+) -> None:
+    learner = Learner()
+    update = learner.update
+
+    def diverging(batch: Tensor) -> dict[str, Tensor]:
+        metrics = update(batch)
+        return metrics if learner.updates < 13 else {"loss": torch.tensor(value)}
+
+    learner.update = diverging  # type: ignore[method-assign]
+    loop = make(tmp_path, learner)
+    with pytest.raises(DivergedError, match=f"diverged: loss is {value} at step") as error:
+        loop.train()
+    assert "\n" not in str(error.value)
+    assert loop.run.load_checkpoint("last")["step"] == 10
+    assert [int(row["step"]) for row in table(loop.run)] == [4, 6, 8, 12]
+
+
+# Stopped and killed ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [1, 4, 5, 6, 12, 17, 29, 30])
+def test_a_signal_stops_with_a_checkpoint_and_the_run_goes_on_bit_for_bit(
+    tmp_path: Path, at: int, signum: signal.Signals, uninterrupted: TrainingLoop
+) -> None:
+    loop = make(tmp_path / "cut", Learner(at, signum))
+    with pytest.raises(Interrupted) as stopped:
+        loop.train()
+    assert stopped.value.signum == signum
+    assert f"stopped at step {at} of 30" in str(stopped.value)
+    assert f"python -m cmpolicy.train resume={tmp_path / 'cut'}" in str(stopped.value)
+    assert "\n" not in str(stopped.value)
+    assert loop.run.load_checkpoint("last")["step"] == at
+    assert_equal_runs(resume(tmp_path / "cut"), uninterrupted)
+
+
+def test_a_run_may_be_stopped_again_and_again(tmp_path: Path, uninterrupted: TrainingLoop) -> None:
+    with pytest.raises(Interrupted):
+        make(tmp_path / "cut", Learner(3)).train()
+    for _ in range(8):
+        with pytest.raises(Interrupted):
+            resume(tmp_path / "cut", Learner(3))
+    assert_equal_runs(resume(tmp_path / "cut"), uninterrupted)
+
+
+@pytest.mark.parametrize("step", [0, 12])
+def test_a_signal_before_the_first_update_evaluates_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, uninterrupted: TrainingLoop
+) -> None:
+    if step:
+        with pytest.raises(Interrupted):
+            make(tmp_path / "cut", Learner(step)).train()
+    loop = make(tmp_path / "cut", Learner())
+    if step:
+        loop.restore()
+    next_stop = loop.next_stop
+
+    def signalled() -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return next_stop()
+
+    monkeypatch.setattr(loop, "next_stop", signalled)
+    with pytest.raises(Interrupted):
+        loop.train()
+    assert [e.step for e in loop.evaluations] == [6, 12][: step // 6]
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("survives", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("write", range(2, 20))
+def test_killed_at_any_write_it_goes_on_bit_for_bit(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write: int,
+    survives: bool,
+    uninterrupted: TrainingLoop,
+) -> None:
+    """The process dies just before, or just after, its n-th file gets its name."""
+    replace, count = os.replace, 0
+
+    def deadly(old: Path, new: Path) -> None:
+        nonlocal count
+        count += 1
+        if count < write or (survives and count == write):
+            replace(old, new)
+        if count >= write:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", deadly)
+        loop = make(tmp_path / "cut", Learner())
+        try:
+            loop.train()
+        except Killed:
+            loop.run.writer.close()
+    assert_equal_runs(resume(tmp_path / "cut"), uninterrupted)
+
+
+def test_a_finished_run_resumed_does_nothing_more(uninterrupted: TrainingLoop) -> None:
+    learner = Learner()
+    loop = resume(uninterrupted.run.path, learner)
+    assert learner.updates == 0
+    assert_equal_runs(loop, uninterrupted)
+
+
+def test_a_finished_run_may_be_made_longer(tmp_path: Path, uninterrupted: TrainingLoop) -> None:
+    longer = Schedule(45, 4, 4, 6, 5)
+    loop = resume(uninterrupted.run.path, schedule=longer)
+    torch.manual_seed(0)
+    whole = make(tmp_path / "longer", Learner(), longer)
+    whole.train()
+    assert torch.equal(loop.learner.weight, whole.learner.weight)
+    assert table(loop.run) == table(whole.run)
+    assert loop.evaluations == whole.evaluations

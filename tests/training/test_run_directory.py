@@ -1,0 +1,110 @@
+"""The files of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cmpolicy.errors import InputError
+from cmpolicy.training.run_directory import RunDirectory
+
+
+def test_nothing_is_created_before_it_is_asked_for(tmp_path: Path) -> None:
+    RunDirectory(tmp_path / "run")
+    with pytest.raises(InputError, match=r"is not a run: it holds no config\.yaml"):
+        RunDirectory.existing(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_create_writes_the_configuration_once(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "deep" / "run")
+    run.create("steps: 5\n")
+    assert RunDirectory.existing(run.path).config_path.read_text() == "steps: 5\n"
+    with pytest.raises(InputError, match="already holds a run; continue it with resume="):
+        run.create("steps: 6\n")
+    assert run.config_path.read_text() == "steps: 5\n"
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_an_unwritable_place_is_one_line(tmp_path: Path, below: bool) -> None:
+    (tmp_path / "file").write_text("here")
+    path = tmp_path / "file" / "run" if below else tmp_path / "file"
+    with pytest.raises(InputError, match=r"cannot write to .*; choose another") as error:
+        RunDirectory(path).create("")
+    assert "\n" not in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_rows_of_one_step_are_one_row(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.open_logs(0)
+    run.log(10, {"loss": 1.5})
+    run.log(20, {"loss": 1.0})
+    run.log(20, {"score": 7.0})
+    run.close_logs()
+    rows = [
+        {"step": "10", "loss": "1.5", "score": ""},
+        {"step": "20", "loss": "1.0", "score": "7.0"},
+    ]
+    assert run.read_metrics() == rows
+
+
+def test_rows_beyond_the_checkpoint_are_dropped(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.open_logs(0)
+    for step in (10, 20, 30):
+        run.log(step, {"loss": float(step)})
+    run.close_logs()
+    run = RunDirectory(tmp_path)
+    run.open_logs(20)
+    run.log(30, {"loss": 5.0})
+    run.close_logs()
+    assert [(r["step"], r["loss"]) for r in run.read_metrics()] == [
+        ("10", "10.0"),
+        ("20", "20.0"),
+        ("30", "5.0"),
+    ]
+
+
+def test_tensorboard_has_what_the_table_has(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = RunDirectory(tmp_path)
+    run.open_logs(0)
+    for step in (10, 20):
+        run.log(step, {"loss": step / 4})
+    run.close_logs()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(10, 2.5), (20, 5.0)]
+
+
+def test_checkpoints_have_names(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.create("")
+    run.save_checkpoint("best", {"weight": torch.ones(2)})
+    assert torch.equal(run.load_checkpoint("best")["weight"], torch.ones(2))
+    with pytest.raises(InputError, match=r"no checkpoint at .*last"):
+        run.load_checkpoint("last")
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "\x00"])
+def test_results_that_do_not_read_are_refused(tmp_path: Path, content: str | None) -> None:
+    run = RunDirectory(tmp_path)
+    if content is not None:
+        run.results_path.write_text(content)
+    with pytest.raises(InputError, match=r"results\.json is missing or damaged"):
+        run.read_results()
+
+
+def test_results_and_evaluations_are_json(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.write_results({"seed": 3, "references": (1.0, 2.0)})
+    assert run.read_results() == {"seed": 3, "references": [1.0, 2.0]}
+    run.append_evaluation({"score": 1})
+    run.append_evaluation({"score": 2})
+    lines = (tmp_path / "evaluations.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"score": 1}, {"score": 2}]
