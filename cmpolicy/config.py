@@ -166,13 +166,13 @@ class ToyConfig(RunConfig):
 
     toy: str = "three_gmm"
     loss: LossConfig = field(default_factory=LossConfig)
-    hidden: list[int] = field(default_factory=lambda: [64, 64, 64])
+    hidden: list[int] = field(default_factory=lambda: [128, 128, 128])
     sigma_min: float = 0.002
-    sigma_max: float = 80.0
+    sigma_max: float = 10.0
     teacher: str | None = None
     eta: float = 1.0
     eval: ToyEvalConfig = field(default_factory=ToyEvalConfig)
-    steps: int = 6_000
+    steps: int = 8_000
     log_every: int = 100
     checkpoint_every: int = 1_000
 

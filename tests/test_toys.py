@@ -120,7 +120,7 @@ def test_a_teacher_of_another_run_is_distilled(tmp_path: Path) -> None:
     for name, tensor in task.learner.teacher.state_dict().items():
         assert torch.equal(tensor, state[f"teacher.{name}"])
     assert task.learner.teacher_steps == 0
-    for wrong in ({"toy": "two_gmm"}, {"hidden": [8]}, {"sigma_max": 10.0}, {"seed": 3}):
+    for wrong in ({"toy": "two_gmm"}, {"hidden": [8]}, {"sigma_max": 20.0}, {"seed": 3}):
         other = dataclasses.replace(config("three_gmm", "scd", teacher=str(first)), **wrong)
         with pytest.raises(InputError, match="give these as they were"):
             ToyTask(other, CPU)

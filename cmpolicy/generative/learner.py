@@ -58,7 +58,7 @@ class LossConfig:
     options: dict[str, Any] = field(default_factory=dict)
     parameterization: str = "trigflow"
     teacher_steps: int = 0
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     ema_decay: float = 0.999
     stable_target: bool = False
     adaptive_weight: bool = False
