@@ -29,7 +29,7 @@ from cmpolicy.networks.mlp import ACTIVATIONS, ConditionalMLP
 FORMAT = "cmpolicy.policy.v1"
 DAMAGED = (safetensors.SafetensorError, OSError, RuntimeError, TypeError, ValueError, KeyError)
 # Where actions want other values than the images that a loss was tuned on: on hopper one-step
-# actions were best while iCT had its first ten levels, and got worse with every doubling.
+# actions are best with iCT's first ten levels (benchmarks/results/hopper_medium.md).
 LOSS_DEFAULTS: dict[str, dict[str, Any]] = {"ict": {"s1": 10}}
 
 
