@@ -172,7 +172,8 @@ class ToyConfig(RunConfig):
     teacher: str | None = None
     eta: float = 1.0
     eval: ToyEvalConfig = field(default_factory=ToyEvalConfig)
-    steps: int = 8_000
+    steps: int = 10_000
+    batch_size: int = 512
     log_every: int = 100
     checkpoint_every: int = 1_000
 

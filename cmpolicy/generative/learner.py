@@ -49,8 +49,8 @@ class LossConfig:
             has it as its teacher; any other loss begins with its weights. 0 for none.
         learning_rate: at its peak; it falls to 0 along a cosine, once for each of the two.
         ema_decay: of the averaged networks, an update.
-        stable_target: consistency training against the denoiser of the batch in place of each
-            sample, see `batch_denoiser`.
+        stable_target: denoising and consistency training against the denoiser of the batch in
+            place of each sample, see `batch_denoiser`.
         adaptive_weight: weigh noise levels by a learned function, which in few dimensions harms.
     """
 
@@ -58,7 +58,7 @@ class LossConfig:
     options: dict[str, Any] = field(default_factory=dict)
     parameterization: str = "trigflow"
     teacher_steps: int = 0
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     ema_decay: float = 0.999
     stable_target: bool = False
     adaptive_weight: bool = False
@@ -157,25 +157,26 @@ class GenerativeLearner(nn.Module):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One update of the teacher while its steps last, then of the student."""
         x0, condition = self.encode(batch.x), batch.condition
+        stable = batch_denoiser(x0, condition) if self.config.stable_target else None
         if self.teacher is not None and self.step < self.teacher_steps:
-            loss = self.teacher.loss(x0, condition).mean()
+            loss = self.teacher.loss(x0, condition, stable).mean()
             self.minimize("teacher", self.teacher, loss, self.step, self.teacher_steps)
             if self.step + 1 == self.teacher_steps:
                 self.student.start_from(self.teacher)
         else:
-            loss = self.update_student(x0, condition)
+            loss = self.update_student(x0, condition, stable)
         self.step += 1
         return {"train/loss": loss.detach()}
 
-    def update_student(self, x0: Tensor, condition: Tensor | None) -> Tensor:
+    def update_student(
+        self, x0: Tensor, condition: Tensor | None, stable: LevelFunction | None
+    ) -> Tensor:
         """Consistency training, or distillation."""
         k = self.step - self.teacher_steps
         progress = k / self.student_steps
-        teacher: LevelFunction | None = None
+        teacher = stable
         if self.config.distils and self.teacher is not None:
             teacher = self.teacher.given(condition)
-        elif self.config.stable_target:
-            teacher = batch_denoiser(x0, condition)
         loss = self.student.loss(x0, condition, progress, teacher).mean()
         self.minimize("student", self.student, loss, k, self.student_steps)
         self.student.update_target(progress)
