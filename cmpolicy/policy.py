@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cmpolicy.action_bounds import BOUNDS, LATENT_STD, ActionBound
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.consistency.losses import LOSSES, Loss
-from cmpolicy.consistency.parameterization import PARAMETERIZATIONS
+from cmpolicy.consistency.parameterization import PARAMETERIZATIONS, Parameterization
 from cmpolicy.consistency.sampling import check_levels, few_step_levels, multistep
 from cmpolicy.errors import InputError
 from cmpolicy.networks.embeddings import EMBEDDINGS
@@ -66,13 +66,16 @@ class PolicyConfig:
     levels: list[float] | None = None
     normalize_obs: bool = True
 
+    PARAMETERIZATIONS: ClassVar[dict[str, Callable[..., Parameterization]]] = {**PARAMETERIZATIONS}
+    LOSSES: ClassVar[dict[str, Callable[..., Loss]]] = LOSSES
+
     def __post_init__(self) -> None:
         for key, names in (
             ("bound", BOUNDS),
             ("activation", ACTIVATIONS),
             ("embedding", EMBEDDINGS),
-            ("parameterization", PARAMETERIZATIONS),
-            ("loss", LOSSES),
+            ("parameterization", self.PARAMETERIZATIONS),
+            ("loss", self.LOSSES),
         ):
             value = getattr(self, key)
             if value not in names:
@@ -92,7 +95,8 @@ class PolicyConfig:
 
     def make_loss(self) -> Loss:
         """The consistency loss that `loss` and `loss_options` describe."""
-        return LOSSES[self.loss](**{**LOSS_DEFAULTS.get(self.loss, {}), **self.loss_options})
+        options = {**LOSS_DEFAULTS.get(self.loss, {}), **self.loss_options}
+        return self.LOSSES[self.loss](**options)
 
 
 class ConsistencyPolicy(nn.Module):
@@ -126,7 +130,7 @@ class ConsistencyPolicy(nn.Module):
         super().__init__()
         self.config = config = dataclasses.replace(config or PolicyConfig(), **overrides)
         self.obs_dim, self.action_dim = obs_dim, action_dim
-        self.parameterization = PARAMETERIZATIONS[config.parameterization](
+        self.parameterization = config.PARAMETERIZATIONS[config.parameterization](
             LATENT_STD, config.sigma_min, config.sigma_max
         )
         grid = few_step_levels(config.steps, self.parameterization)
