@@ -39,7 +39,7 @@ from typing import Any
 
 import yaml
 from offline_rl_data import task_overrides
-from offline_rl_rows import Key, read_rows, row_of, write_rows
+from offline_rl_rows import Key, add_row, read_rows, row_of
 from offline_rl_table import report
 from peers.environment import d3rlpy_python
 
@@ -223,7 +223,7 @@ def run_all(runs: list[Run], jobs: int, table: Path, summarize: Callable[[], Non
                 else:
                     wall = None if run.resumes else seconds
                     row = row_of(run.key, run.directory, wall, f"{machine()}, {jobs} at a time")
-                    write_rows(table, [*read_rows(table), row])
+                    add_row(table, row)
                     summarize()
                 following = next(waiting, None)
                 if following is not None:

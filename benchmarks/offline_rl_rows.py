@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import FileLock
+
 LAST_EVALUATIONS = 5
 
 
@@ -112,6 +114,12 @@ def typed(row: dict[str, str]) -> Row:
     """Text back to what `Row` holds."""
     read: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": "True".__eq__}
     return Row(**{f.name: read[str(f.type)](row[f.name]) for f in fields(Row)})
+
+
+def add_row(path: Path, row: Row) -> None:
+    """One row more; two benchmarks may write to one file."""
+    with FileLock(path.with_suffix(".lock")):
+        write_rows(path, [*read_rows(path), row])
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
