@@ -1,6 +1,7 @@
 """Why many steps drift in a published toy code: benchmarks/results/seed_drift.md.
 
     git clone https://github.com/mbreuss/consistency_models_toy_task CLONE
+    pip install einops    # which it imports
     python benchmarks/seed_drift.py CLONE [samples=1000] [steps=2001]
 
 Its sampler is run with the exact consistency function of the mixture, then with that function
