@@ -58,7 +58,7 @@ class DenoisingScoreMatching:
 
 
 def batch_denoiser(
-    x0: Tensor, condition: Tensor | None = None, bandwidth: float = 0.05
+    x0: Tensor, condition: Tensor | None = None, bandwidth: float = 0.02
 ) -> LevelFunction:
     """E[x₀ | x_σ] if the data were this batch: the stable target of Xu, Tong & Jaakkola 2023.
 
