@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cmpolicy.action_bounds import BOUNDS, LATENT_STD, ActionBound
+from cmpolicy.atomic_file import write_atomically
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.consistency.losses import LOSSES, Loss
 from cmpolicy.consistency.parameterization import PARAMETERIZATIONS
@@ -280,7 +281,7 @@ class ConsistencyPolicy(nn.Module):
         return actions[0] if array.ndim == 1 else actions
 
     def save(self, path: str | Path) -> None:
-        """Write weights, normalisers and configuration into one safetensors file."""
+        """Write weights, normalisers and configuration into one safetensors file, whole or not."""
         tensors = {name: t.contiguous().cpu() for name, t in self.state_dict().items()}
         arguments = {
             "obs_dim": self.obs_dim,
@@ -290,7 +291,7 @@ class ConsistencyPolicy(nn.Module):
             **dataclasses.asdict(self.config),
         }
         metadata = {"format": FORMAT, "arguments": json.dumps(arguments)}
-        Path(path).write_bytes(safetensors.torch.save(tensors, metadata))
+        write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> ConsistencyPolicy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ def seed() -> None:
 
 def small(bound: str = "tanh", **overrides: Any) -> ConsistencyPolicy:
     """A policy of 3 observations and 2 actions with unequal bounds and normalisers of some data."""
-    policy = ConsistencyPolicy(3, 2, LOW, HIGH, bound=bound, hidden=[16, 16], **overrides)
+    policy = ConsistencyPolicy(3, 2, LOW, HIGH, bound=bound, **{"hidden": [16, 16], **overrides})
     observations, actions = data()
     policy.fit_normalizers(observations, actions)
     return policy
@@ -564,6 +565,23 @@ def test_chosen_levels_and_options_survive_the_file(tmp_path: Path) -> None:
 def test_nothing_is_left_behind_by_saving(tmp_path: Path) -> None:
     small().save(tmp_path / "p")
     small().save(tmp_path / "p")
+    assert [f.name for f in tmp_path.iterdir()] == ["p"]
+
+
+def test_a_save_that_fails_leaves_the_old_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small().save(tmp_path / "p")
+    before = (tmp_path / "p").read_bytes()
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            small(hidden=[8]).save(tmp_path / "p")
+    assert (tmp_path / "p").read_bytes() == before
     assert [f.name for f in tmp_path.iterdir()] == ["p"]
 
 
