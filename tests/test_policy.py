@@ -55,6 +55,8 @@ def network_inputs(policy: ConsistencyPolicy, call: Callable[[], object]) -> lis
     hook = policy.network.register_forward_pre_hook(lambda _, args: seen.append(list(args)))
     call()
     hook.remove()
+    for inputs in seen:  # a Fourier embedding begins with c_noise itself
+        inputs[1] = inputs[1] if inputs[1].ndim == 1 else inputs[1][:, 0]
     return seen
 
 
@@ -244,6 +246,23 @@ def test_as_many_network_calls_as_steps(steps: int) -> None:
     assert [c[0].item() for _, c, _ in seen] == pytest.approx(
         [math.log(80) / 4, 0.0, math.log(0.5) / 4]
     )
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_noise_decides_the_actions(bound: str) -> None:
+    policy = small(bound, steps=2)
+    observations = torch.randn(5, 3)
+    first, second = (torch.randn(5, 2, generator=generator(s)) for s in (1, 2))
+    whole = policy(observations, noise=torch.stack((first, second), dim=1))
+    assert torch.equal(policy(observations, noise=first, generator=generator(2)), whole)
+    assert not torch.equal(policy(observations, noise=first, generator=generator(3)), whole)
+    assert not torch.equal(policy(observations, noise=second, generator=generator(2)), whole)
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (5, 1), (5,), (5, 1, 2), (5, 3, 2), (2, 5, 2), ()])
+def test_noise_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"noise must have shape \(5, 2\) or \(5, 2, 2\)"):
+        small(steps=2)(torch.zeros(5, 3), noise=torch.zeros(shape))
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
