@@ -282,7 +282,7 @@ class ConsistencyPolicy(nn.Module):
         return actions[0] if array.ndim == 1 else actions
 
     def save(self, path: str | Path) -> None:
-        """Write weights, normalisers and configuration into one safetensors file, whole or not."""
+        """Write weights, normalisers and configuration into one safetensors file."""
         tensors = {name: t.contiguous().cpu() for name, t in self.state_dict().items()}
         arguments = {
             "obs_dim": self.obs_dim,

@@ -160,7 +160,9 @@ def run_onnx(content: bytes, graph: PolicyGraph) -> Run:
         model.graph.output.append(
             onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
         )
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
 
     def run(observations: Tensor, *noise: Tensor) -> tuple[Tensor, Tensor]:
         tensors = zip(graph.inputs, (observations, *noise), strict=True)

@@ -44,7 +44,7 @@ class FewStepSampler(nn.Module):
         # √(σ² − ε²), the noise that takes a sample back to each level
         self.spread = [(sigma**2 - parameterization.boundary**2) ** 0.5 for sigma in levels]
         self.sigma_max, self.squash = levels[0], squash
-        if not squash:  # f is linear in its first x = σ_max z, whose scale joins the coefficients
+        if not squash:  # the first x is σ_max z, and σ_max joins the coefficients
             c = self.coefficients[0]
             scaled = {"c_skip": c.c_skip * levels[0], "c_in": c.c_in * levels[0]}
             self.coefficients[0] = c._replace(**scaled)

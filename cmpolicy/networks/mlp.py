@@ -45,5 +45,6 @@ class ConditionalMLP(nn.Module):
         level = self.embedding(c_noise) if c_noise.ndim == 1 else c_noise
         h = torch.cat((x, level) if condition is None else (x, level, condition), dim=1)
         for layer in self.layers:
-            h = layer.forward(h)  # for one sample, calling a module takes as long as its product
+            # Not layer(h): for one sample, what looks for hooks takes as long as the product.
+            h = layer.forward(h)
         return h
