@@ -63,8 +63,8 @@ def batch_denoiser(
     """E[x₀ | x_σ] if the data were this batch: the stable target of Xu, Tong & Jaakkola 2023.
 
     As a teacher it makes denoising and consistency training of low variance: without one, D is the
-    sample that the noise was added to, one draw of the same expectation. For few dimensions; in many, every
-    noisy point knows its own sample.
+    sample that the noise was added to, one draw of the same expectation. For few dimensions; in
+    many, every noisy point knows its own sample.
 
     Args:
         x0: (B, …); the i-th noisy point is that of the i-th sample.
