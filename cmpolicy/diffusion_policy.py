@@ -6,12 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
+from cmpolicy.consistency.few_step import EulerSampler
 from cmpolicy.consistency.losses import DIFFUSIONS, Loss
 from cmpolicy.consistency.parameterization import EDMParameterization, Parameterization
-from cmpolicy.consistency.solvers import solve
 from cmpolicy.policy import ConsistencyPolicy, PolicyConfig
 
 
@@ -33,6 +30,11 @@ class DiffusionPolicyConfig(PolicyConfig):
         "edm": EDMParameterization
     }
     LOSSES: ClassVar[dict[str, Callable[..., Loss]]] = DIFFUSIONS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bound == "squash":
+            raise ValueError("bound=squash breaks a denoiser's noise process; give tanh or clamp")
 
 
 class DiffusionPolicy(ConsistencyPolicy):
@@ -59,31 +61,6 @@ class DiffusionPolicy(ConsistencyPolicy):
         config = config or DiffusionPolicyConfig()
         super().__init__(obs_dim, action_dim, action_low, action_high, config, **overrides)
 
-    def forward(
-        self,
-        observations: Tensor,
-        *,
-        noise: Tensor | None = None,
-        levels: Sequence[float] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Sample actions, differentiably: (B, obs_dim) → (B, action_dim) inside the bounds.
-
-        Args:
-            noise: z at the first level, (B, action_dim); drawn if not given.
-            levels: noise levels at which the network is called, decreasing and above 0; those of
-                the policy if not given.
-        """
-        condition = self.normalize(observations)
-        if noise is None:
-            shape = (observations.shape[0], self.action_dim)
-            noise = torch.randn(
-                shape, generator=generator, device=condition.device, dtype=condition.dtype
-            )
-        x0 = solve(
-            lambda x, sigma: self.f(x, sigma, condition),
-            noise,
-            [*(self.levels if levels is None else levels), 0.0],
-            "euler",
-        )
-        return self.decode(x0)
+    def sampler_at(self, levels: Sequence[float]) -> EulerSampler:
+        """A sampler with network calls at noise levels of one's choice, decreasing, above 0."""
+        return EulerSampler(self.parameterization, levels, self.network.embedding, self.obs_mean)

@@ -25,6 +25,7 @@ from cmpolicy.offline_rl import OfflineRL
 from cmpolicy.resume import resumed_config
 from cmpolicy.toys import ToyTask
 from cmpolicy.training.loop import Dataset, Evaluation, Learner, Schedule, TrainingLoop
+from cmpolicy.training.precision import use_fast_float32_products
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
@@ -89,6 +90,7 @@ def train(config: RLConfig | ToyConfig, overrides: list[str]) -> None:
     device = resolve_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    use_fast_float32_products(device)
     torch.manual_seed(config.seed)
     task = make_task(config, device)
 

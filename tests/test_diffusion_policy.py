@@ -57,6 +57,8 @@ def test_a_sample_is_a_walk_along_the_ode(levels: list[float] | None) -> None:
     sampled = policy(obs, noise=noise, levels=levels)
     torch.testing.assert_close(sampled, policy.decode(x), rtol=1e-4, atol=1e-5)
     assert len(policy.levels) == 5
+    with_the_rest = torch.stack([noise, *torch.randn(len(grid) - 2, 200, 2)], dim=1)
+    assert torch.equal(policy(obs, noise=with_the_rest, levels=levels), sampled)
 
 
 def test_it_is_saved_and_loaded_as_what_it_is(tmp_path: Path) -> None:
@@ -68,6 +70,11 @@ def test_it_is_saved_and_loaded_as_what_it_is(tmp_path: Path) -> None:
     assert torch.equal(loaded(obs, noise=noise), policy(obs, noise=noise))
     with pytest.raises(InputError, match="unknown parameterization 'edm'"):
         ConsistencyPolicy.load(tmp_path / "policy")
+
+
+def test_a_squashed_denoiser_is_refused() -> None:
+    with pytest.raises(ValueError, match="give tanh or clamp"):
+        DiffusionPolicy(3, 2, bound="squash")
 
 
 @pytest.mark.parametrize("key", ["loss", "parameterization"])

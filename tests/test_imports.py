@@ -13,16 +13,17 @@ PACKAGE = Path(cmpolicy.__file__).parent
 FILES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))
 FRONT_DOORS = {"train", "evaluate", "sample", "export"}
 # the rest of the top level puts together
-TOP_LEVEL_ROOMS = {"errors", "action_bounds", "policy", "diffusion_policy"}
+TOP_LEVEL_ROOMS = {"errors", "atomic_file", "action_bounds", "policy", "diffusion_policy"}
 
 # A room on the left imports, of our own code, at most the rooms on the right (and itself).
 MAY_IMPORT = {
     "consistency": set(),
     "networks": set(),
     "errors": set(),
+    "atomic_file": set(),
     "action_bounds": set(),
     "datasets": {"errors"},
-    "policy": {"action_bounds", "consistency", "networks", "errors"},
+    "policy": {"action_bounds", "atomic_file", "consistency", "networks", "errors"},
     "diffusion_policy": {"policy", "consistency"},
 }
 # A room on the left never imports the rooms on the right.

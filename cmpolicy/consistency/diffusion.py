@@ -57,16 +57,20 @@ class DenoisingScoreMatching:
         return weighted(edm_weight(sigma, p.sigma_data) * loss, sigma, log_weight)
 
 
-def batch_denoiser(x0: Tensor, condition: Tensor | None = None) -> LevelFunction:
+def batch_denoiser(
+    x0: Tensor, condition: Tensor | None = None, bandwidth: float = 0.02
+) -> LevelFunction:
     """E[x₀ | x_σ] if the data were this batch: the stable target of Xu, Tong & Jaakkola 2023.
 
     As a teacher it makes denoising and consistency training of low variance: without one, D is the
-    sample that the noise was added to, one draw of the same expectation. For few dimensions; in many, every
-    noisy point knows its own sample.
+    sample that the noise was added to, one draw of the same expectation. For few dimensions; in
+    many, every noisy point knows its own sample.
 
     Args:
         x0: (B, …); the i-th noisy point is that of the i-th sample.
-        condition: (B, …); only samples of an equal condition count.
+        condition: (B, …); a sample whose condition is c′ counts with exp(−‖c − c′‖²/2h²), so that
+            of labels only equal ones do.
+        bandwidth: h, in units of the condition.
 
     Returns:
         D(x_σ (B, …), σ (B,)) → (B, …).
@@ -74,16 +78,14 @@ def batch_denoiser(x0: Tensor, condition: Tensor | None = None) -> LevelFunction
     data = x0.flatten(1)
     # −‖x − d‖²/2 up to ‖x‖²/2, which is the same for every d, as one product
     extended = torch.cat((data, -0.5 * data.square().sum(1, keepdim=True)), dim=1).T
-    equal = None
+    kernel: Tensor | float = 0.0
     if condition is not None:
-        c = condition.flatten(1)
-        equal = (c[:, None] == c[None]).all(2)
+        c = condition.flatten(1).to(x0.dtype)
+        kernel = -torch.cdist(c, c).square() / (2 * bandwidth**2)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         points = torch.cat((x.flatten(1), torch.ones_like(sigma[:, None])), dim=1)
-        logits = (points / sigma[:, None] ** 2) @ extended
-        if equal is not None:
-            logits = logits.masked_fill(~equal, -torch.inf)
+        logits = (points / sigma[:, None] ** 2) @ extended + kernel
         return (logits.softmax(1) @ data).view_as(x)
 
     return denoise
