@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
 import os
+import struct
+import zipfile
+import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +20,9 @@ from torch import Tensor
 
 from cmpolicy.errors import InputError
 
+IDX_UINT8 = 0x08  # the type byte of the magic number
+MAX_NPZ_CLASSES = 1 << 16  # more than that are not labels
+
 
 class Pictures(NamedTuple):
     """`N` pictures of one size, as they lie in files."""
@@ -23,6 +30,110 @@ class Pictures(NamedTuple):
     images: NDArray[np.uint8]  # (N, C, H, W)
     labels: NDArray[np.int64] | None  # (N,), None where there are none
     class_names: list[str]  # empty without labels
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """The array of an IDX file of bytes, plain or gzip'd (LeCun et al., the MNIST database).
+
+    Raises:
+        InputError: not IDX, not bytes, or not as long as its header says.
+    """
+    content = path.read_bytes()
+    if content[:2] == b"\x1f\x8b":
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, OSError, zlib.error) as error:
+            raise InputError(
+                f"{path} is cut short or damaged ({error}); download or copy it again"
+            ) from None
+    if len(content) < 4 or content[:2] != b"\0\0" or content[3] == 0:
+        raise InputError(f"{path} is not an IDX file; it begins with {content[:4].hex() or '-'}")
+    if content[2] != IDX_UINT8:
+        raise InputError(f"{path} holds type 0x{content[2]:02x}, expected bytes (0x08)")
+    header = struct.Struct(f">4x{content[3]}I")
+    if len(content) < header.size:
+        raise InputError(f"{path} is cut short within its header; download or copy it again")
+    shape, begin = header.unpack_from(content), header.size
+    if len(content) - begin != math.prod(shape):
+        raise InputError(
+            f"{path} holds {len(content) - begin} bytes of data, expected "
+            f"{' × '.join(map(str, shape))} as its header says; download or copy it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=begin).reshape(shape)
+
+
+def read_npz(path: Path) -> Pictures:
+    """Pictures as OpenAI's consistency models write them.
+
+    `arr_0` is uint8 (N, H, W, C), or (N, H, W) for one channel; `arr_1`, where it is there, holds
+    N class labels. Nothing pickled is read.
+
+    Raises:
+        InputError: not an .npz, damaged, no `arr_0`, another shape or dtype, a wrong label.
+    """
+    arrays = _npz_arrays(path)
+    if "arr_0" not in arrays:
+        raise InputError(
+            f"{path} has no arr_0, expected uint8 pictures (N, H, W, C) under that key; it holds "
+            f"{', '.join(sorted(arrays)) or 'nothing'}"
+        )
+    images = arrays["arr_0"]
+    images = images[..., None] if images.ndim == 3 else images
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[3] not in {1, 3}
+        or not images.size
+    ):
+        raise InputError(
+            f"{path}: arr_0 is {images.dtype} of shape {images.shape}, expected uint8 "
+            "(N, H, W, C) with C = 1 or 3 and N at least 1"
+        )
+    images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    if "arr_1" not in arrays:
+        return Pictures(images, None, [])
+    labels = checked_labels(f"{path}: arr_1", arrays["arr_1"], len(images), MAX_NPZ_CLASSES)
+    return Pictures(images, labels, [str(label) for label in range(int(labels.max()) + 1)])
+
+
+def _npz_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise InputError(f"{path} is not an .npz file, or cut short; copy it again")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as opened:
+                keys = [key for key in opened.files if key in {"arr_0", "arr_1"}]
+                others = dict.fromkeys(opened.files, np.empty(0))
+                return others | {key: np.asarray(opened[key]) for key in keys}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is damaged or no file of arrays ({reason})") from None
+
+
+def checked_labels(source: str, labels: Any, count: int, classes: int) -> NDArray[np.int64]:
+    """`labels` as (count,) int64, each from 0 to `classes - 1`.
+
+    Raises:
+        InputError: another shape or dtype, or a label out of range (the first one named).
+    """
+    try:
+        array = np.asarray(labels)
+    except ValueError:
+        raise InputError(f"{source}: the labels are ragged, expected one integer each") from None
+    if array.shape != (count,) or array.dtype.kind not in "iu":
+        raise InputError(
+            f"{source}: the labels are {array.dtype} of shape {array.shape}, expected one integer "
+            f"for each of {count} images"
+        )
+    wrong = (array < 0) | (array >= classes)
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise InputError(
+            f"{source}: label {first} is {array[first]}, expected 0 to {classes - 1}; check that "
+            "the labels belong to these images"
+        )
+    return array.astype(np.int64)
 
 
 def write_npz(path: str | Path, images: Tensor, labels: Tensor | None = None) -> None:
@@ -39,15 +150,11 @@ def write_npz(path: str | Path, images: Tensor, labels: Tensor | None = None) ->
     check_images(images)
     arrays = {"arr_0": images.cpu().permute(0, 2, 3, 1).contiguous().numpy()}
     if labels is not None:
-        if labels.shape != (len(images),) or labels.is_floating_point():
-            raise InputError(
-                f"labels are {labels.dtype} of shape {tuple(labels.shape)}, expected one integer "
-                f"for each of {len(images)} images"
-            )
-        arrays["arr_1"] = labels.cpu().to(torch.int64).numpy()
+        values = labels.cpu().numpy()
+        arrays["arr_1"] = checked_labels(str(path), values, len(images), MAX_NPZ_CLASSES)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # of `allow_pickle`, which is no array
-    _write_whole(Path(path), buffer.getbuffer())
+    write_whole(Path(path), buffer.getbuffer())
 
 
 def image_grid(
@@ -95,7 +202,7 @@ def write_grid(
     sheet = image_grid(images, columns, scale=scale, gap=gap).permute(1, 2, 0).numpy()
     buffer = io.BytesIO()
     Image.fromarray(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet).save(buffer, "PNG")
-    _write_whole(Path(path), buffer.getbuffer())
+    write_whole(Path(path), buffer.getbuffer())
 
 
 def check_images(images: Tensor) -> None:
@@ -112,7 +219,8 @@ def check_images(images: Tensor) -> None:
         )
 
 
-def _write_whole(path: Path, data: memoryview) -> None:
+def write_whole(path: Path, data: bytes | memoryview) -> None:
+    """Write a file that appears under its name only when all of it is on the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cmpolicy.datasets.image_files import Pictures, check_images
+from cmpolicy.datasets.image_catalogue import PUBLISHED, read_published
+from cmpolicy.datasets.image_files import Pictures, check_images, checked_labels, read_npz
+from cmpolicy.datasets.image_folder import read_folder, resized
 from cmpolicy.errors import InputError
 
 SPLITS = ("train", "test")
+ROOTS = {
+    "folder": "pictures lie, of one class in each subfolder",
+    "npz": "the file lies, or train.npz and test.npz",
+}
+IMAGE_DATASETS = ("digits", *PUBLISHED, *ROOTS)
 HISTOGRAM_PIXELS = 1 << 24  # counted at once: NumPy counts in int64, eight bytes a pixel
 
 
@@ -59,11 +67,11 @@ class ImageDataset:
     ) -> None:
         check_images(images)
         self.name, self.split, self.flip = name, split, flip
-        self.class_names = list(class_names or [])
+        self.class_names = list(class_names or []) if labels is not None else []
         self.classes = len(self.class_names)
         if labels is not None:
-            check_labels(labels, len(images), self.classes, name)
-            labels = labels.to(device, torch.int64)
+            checked = checked_labels(name, labels.cpu().numpy(), len(images), self.classes)
+            labels = torch.from_numpy(checked).to(device)
         _, channels, height, width = images.shape
         self.shape = (channels, height, width)
         mean, self.std = _mean_and_std(images)
@@ -110,8 +118,9 @@ def open_images(
     """The images of one split of a dataset.
 
     Args:
-        name: a key of `IMAGE_DATASETS`.
-        root: where its files lie; None looks in the cache and downloads.
+        name: one of `IMAGE_DATASETS`.
+        root: where its files lie; None looks in the cache, then downloads. ``folder`` and ``npz``
+            need it; `read_folder` and `read_npz` say how files must lie there.
         split: ``train`` or ``test``.
         flip: mirror half of the images of every batch; by default as is usual for the dataset.
         size: resize and centre-crop every picture to `size` × `size`.
@@ -123,32 +132,62 @@ def open_images(
         raise InputError(f"no image dataset {name!r}, expected one of {', '.join(IMAGE_DATASETS)}")
     if split not in SPLITS:
         raise InputError(f"no split {split!r} of {name}, expected {' or '.join(SPLITS)}")
-    pictures = _digits(split)
-    labels = None if pictures.labels is None else torch.from_numpy(pictures.labels)
+    if size is not None and size < 1:
+        raise InputError(f"size is {size}, expected the pixels of a side, at least 1")
+    try:
+        pictures = _read(name, Path(root).expanduser() if root else None, split, size)
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {error}") from None
+    images = pictures.images if size is None else resized(pictures.images, size)
+    usual = split == "train" and name in PUBLISHED and PUBLISHED[name].flip
     return ImageDataset(
-        torch.from_numpy(pictures.images), labels, pictures.class_names,
-        name=name, split=split, flip=bool(flip), device=device,
-    )  # fmt: skip
+        torch.from_numpy(images),
+        None if pictures.labels is None else torch.from_numpy(pictures.labels),
+        pictures.class_names,
+        name=name,
+        split=split,
+        flip=usual if flip is None else flip,
+        device=device,
+    )
 
 
-def check_labels(labels: Tensor, count: int, classes: int, source: str) -> None:
-    """Refuse labels that are not `count` integers from 0 to `classes - 1`.
+def _read(name: str, root: Path | None, split: str, size: int | None) -> Pictures:
+    if name in PUBLISHED:
+        return read_published(name, root, split)
+    if name == "digits":
+        if root is not None:
+            raise InputError("digits come with scikit-learn and lie under no root; leave it out")
+        return _digits(split)
+    if root is None:
+        raise InputError(f"{name} needs root=, where {ROOTS[name]}")
+    if name == "npz":
+        return read_npz(_npz_of(root, split))
+    return read_folder(_folder_of(root, split), size)
 
-    Raises:
-        InputError: the first one out of range is named.
-    """
-    if labels.shape != (count,) or labels.is_floating_point():
+
+def _npz_of(root: Path, split: str) -> Path:
+    path = root / f"{split}.npz" if root.is_dir() else root
+    if not path.is_file():
+        raise InputError(f"no file at {path}, expected an .npz of pictures; check the path")
+    if path == root and split != "train":
         raise InputError(
-            f"{source}: labels are {labels.dtype} of shape {tuple(labels.shape)}, expected one "
-            f"integer for each of {count} images"
+            f"{root} is one file, which is the train split; for a {split} split give a folder "
+            "with train.npz and test.npz"
         )
-    wrong = (labels < 0) | (labels >= classes)
-    if wrong.any():
-        first = int(wrong.int().argmax())
+    return path
+
+
+def _folder_of(root: Path, split: str) -> Path:
+    """`root/train` where all there is are splits, which a class may be called as well."""
+    below = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
+    if split in below and below <= {*SPLITS, "val", "valid", "validation"}:
+        return root / split
+    if split != "train":
         raise InputError(
-            f"{source}: the label of image {first} is {int(labels[first])}, expected 0 to "
-            f"{classes - 1}; check that images and labels belong together"
+            f"{root} has no {split} split, expected the folders train and test below it and no "
+            "other, or split=train for all of it"
         )
+    return root
 
 
 def _mean_and_std(images: Tensor) -> tuple[float, float]:
@@ -173,6 +212,3 @@ def _digits(split: str) -> Pictures:
     chosen = (rank % 6 == 0) == (split == "test")
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
     return Pictures(images[chosen], labels[chosen], [str(digit) for digit in range(10)])
-
-
-IMAGE_DATASETS = {"digits": _digits}
