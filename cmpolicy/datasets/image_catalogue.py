@@ -200,6 +200,8 @@ def locate(name: str, root: Path, split: str) -> tuple[Layout, list[Path]]:
     Raises:
         InputError: there is none; what was looked for, and where.
     """
+    if not root.is_dir():
+        raise InputError(f"no folder at {root}, expected one with the files of {name}")
     published = PUBLISHED[name]
     lacking = ""
     for folder in published.folders:

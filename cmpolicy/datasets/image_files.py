@@ -59,7 +59,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             f"{path} holds {len(content) - begin} bytes of data, expected "
             f"{' × '.join(map(str, shape))} as its header says; download or copy it again"
         )
-    return np.frombuffer(content, np.uint8, offset=begin).reshape(shape)
+    return np.frombuffer(content, np.uint8, offset=begin).reshape(shape).copy()  # writable
 
 
 def read_npz(path: Path) -> Pictures:
@@ -79,12 +79,8 @@ def read_npz(path: Path) -> Pictures:
         )
     images = arrays["arr_0"]
     images = images[..., None] if images.ndim == 3 else images
-    if (
-        images.dtype != np.uint8
-        or images.ndim != 4
-        or images.shape[3] not in {1, 3}
-        or not images.size
-    ):
+    fits = images.ndim == 4 and images.shape[3] in {1, 3} and images.size > 0
+    if images.dtype != np.uint8 or not fits:
         raise InputError(
             f"{path}: arr_0 is {images.dtype} of shape {images.shape}, expected uint8 "
             "(N, H, W, C) with C = 1 or 3 and N at least 1"
