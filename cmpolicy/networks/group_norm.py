@@ -28,7 +28,8 @@ class GroupNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → the same shape and type."""
         wide = x.to(self.weight.dtype)
-        y: Tensor = Normalize.apply(wide, self.weight, self.bias, self.groups, self.eps)[0]
+        arguments = (wide, self.weight, self.bias, self.groups, self.eps)
+        y: Tensor = Normalize.apply(*arguments)[0]  # type: ignore[no-untyped-call]
         return y.to(x.dtype)
 
 
