@@ -232,7 +232,7 @@ def build_network(config: ImageConfig, info: ImageInfo, device: torch.device) ->
 def quick_in_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for it."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions
     return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 

@@ -30,7 +30,7 @@ def compose(*overrides: str, config: str = "rl") -> Any:
 
 def test_every_configuration_file_is_known_here() -> None:
     found = {p.relative_to(CONFIG_PATH).as_posix() for p in Path(CONFIG_PATH).rglob("*.yaml")}
-    known = {"rl.yaml", "toy.yaml", "evaluate.yaml"} | {
+    known = {"rl.yaml", "toy.yaml", "evaluate.yaml", "export.yaml"} | {
         f"{g}/{n}.yaml" for g in NAMES for n in NAMES[g]
     }
     assert found == known

@@ -14,9 +14,9 @@ from cmpolicy.datasets.toys import ToyBatch
 from cmpolicy.errors import InputError
 from cmpolicy.generative.learner import GenerativeLearner
 from cmpolicy.generative.loss_config import LossConfig
-from cmpolicy.networks.dropout import share_masks
 from cmpolicy.networks.fourier_mlp import FourierMLP
 from cmpolicy.networks.unet import UNet, UNetConfig
+from cmpolicy.networks.unet_layers import share_masks
 
 
 class Gaussian:
