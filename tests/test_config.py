@@ -13,11 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 from cmpolicy.agents import AGENTS, AgentConfig, Spaces
 from cmpolicy.config import CONFIG_PATH, EvaluateConfig, RLConfig, register_schemas
 from cmpolicy.datasets import REWARDS
+from cmpolicy.image_config import ImageConfig
 from cmpolicy.offline_rl import build_agent
 
 NAMES = {
     group: sorted(path.stem for path in (Path(CONFIG_PATH) / group).glob("*.yaml"))
-    for group in ("env", "agent", "loss")
+    for group in ("env", "agent", "loss", "data", "image_loss")
 }
 
 
@@ -30,9 +31,8 @@ def compose(*overrides: str, config: str = "rl") -> Any:
 
 def test_every_configuration_file_is_known_here() -> None:
     found = {p.relative_to(CONFIG_PATH).as_posix() for p in Path(CONFIG_PATH).rglob("*.yaml")}
-    known = {"rl.yaml", "toy.yaml", "evaluate.yaml", "export.yaml"} | {
-        f"{g}/{n}.yaml" for g in NAMES for n in NAMES[g]
-    }
+    doors = ("rl", "toy", "image", "evaluate", "export", "sample")
+    known = {f"{door}.yaml" for door in doors} | {f"{g}/{n}.yaml" for g in NAMES for n in NAMES[g]}
     assert found == known
     assert len(NAMES["env"]) > 30
     assert set(AGENTS) <= set(NAMES["agent"])
@@ -54,6 +54,14 @@ def test_every_task_composes_with_every_agent(env: str) -> None:
             assert type(agent) is AGENTS[config.agent.algorithm]
         again = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))  # config.yaml
         assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config), again)) == config
+
+
+@pytest.mark.parametrize("data", NAMES["data"])
+def test_every_image_loss_composes_with_every_data(data: str) -> None:
+    for name in NAMES["image_loss"]:
+        config = compose(f"data={data}", f"image_loss={name}", config="image")
+        assert isinstance(config, ImageConfig)
+        assert (config.data.name, config.loss.name) == (data, name)
 
 
 def test_the_published_settings_come_from_the_task() -> None:
