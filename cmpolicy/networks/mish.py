@@ -10,13 +10,13 @@ from torch import Tensor, nn
 class Mish(nn.Module):
     """x tanh(ln(1 + eˣ)): Misra 2020.
 
-    With q = 1/(1 + eˣ) the tangent is (1 − q²)/(1 + q²). On a CPU that takes half the time of
-    torch's own kernel, which calls ln and tanh; on a GPU one kernel is better than five.
+    With q = 1/(1 + eˣ) it is 2x/(1 + q²) − x. On a CPU that takes half the time of torch's own
+    kernel, which calls ln and tanh; on a GPU one kernel is better than five.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, elementwise."""
         if x.is_cuda:
             return F.mish(x)
-        q2 = torch.sigmoid(-x).square()
-        return x * ((1 - q2) / (1 + q2))
+        minus = -x
+        return torch.addcdiv(minus, x, 1 + torch.sigmoid(minus).square(), value=2)
