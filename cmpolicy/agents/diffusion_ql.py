@@ -132,10 +132,8 @@ class DiffusionQL(Agent):
 
     def update(self, batch: Batch) -> Metrics:
         """Algorithm 1: critics, the actor, the averages of both."""
-        critic_loss, critic_metrics = self.critic_loss(batch)
-        self.minimize("critic", critic_loss)
-        actor_loss, actor_metrics = self.actor_loss(batch)
-        self.minimize("policy", actor_loss)
+        critic_metrics = self.minimize("critic", self.critic_loss, batch)
+        actor_metrics = self.minimize("policy", self.actor_loss, batch)
         ema_update(self.target_critic, self.critic, 1 - self.config.tau)
         self.finish_step()
         return {**critic_metrics, **actor_metrics}

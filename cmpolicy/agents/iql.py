@@ -152,13 +152,10 @@ class ConsistencyIQL(Agent):
         """Algorithm 1: the value function, the critics, their targets; then the actor."""
         with torch.no_grad():
             q = self.value(batch.observations, batch.actions)
-        value_loss, value_metrics = self.state_value_loss(batch, q)
-        self.minimize("state_critic", value_loss)
-        critic_loss, critic_metrics = self.critic_loss(batch)
-        self.minimize("critic", critic_loss)
+        value_metrics = self.minimize("state_critic", self.state_value_loss, batch, q)
+        critic_metrics = self.minimize("critic", self.critic_loss, batch)
         ema_update(self.target_critic, self.critic, 1 - self.config.tau)
-        actor_loss, actor_metrics = self.actor_loss(batch, q)
-        self.minimize("policy", actor_loss)
+        actor_metrics = self.minimize("policy", self.actor_loss, batch, q)
         self.finish_step()
         return {**value_metrics, **critic_metrics, **actor_metrics}
 

@@ -115,7 +115,7 @@ def test_a_loss_moves_its_own_network() -> None:
     batch = agent.prepare(data).transitions
     for name, loss in (("critic", agent.critic_loss), ("policy", agent.actor_loss)):
         before = {key: value.clone() for key, value in agent.state_dict().items()}
-        agent.minimize(name, loss(batch)[0])
+        agent.minimize(name, loss, batch)
         now = agent.state_dict()
         assert {k.split(".")[0] for k in before if not torch.equal(before[k], now[k])} == {name}
 
