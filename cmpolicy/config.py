@@ -14,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from cmpolicy.agents import AGENTS
-from cmpolicy.generative.learner import LossConfig
+from cmpolicy.generative.loss_config import LossConfig
 
 PACKAGE = Path(__file__).resolve().parent
 # In a wheel the configurations are inside the package, in a checkout beside it. The path is

@@ -92,7 +92,9 @@ class ToyTask:
             config.sigma_max,
             teacher=self.load_teacher(config.teacher) if config.teacher else None,
         ).to(device)
-        self.parameterization = self.learner.student.parameterization
+        assert self.learner.student is not None, "ToyConfig refuses what has none"
+        self.student = self.learner.student
+        self.parameterization = self.student.parameterization
         self.scores: dict[int, ToyScore] = {}
         log.info("toy: %s   loss: %s", config.toy, config.loss.name)
         if self.learner.teacher_steps:
@@ -148,7 +150,7 @@ class ToyTask:
                 x0 = self.learner.teacher.sample(noise, given, TEACHER_STEPS, solver)
             else:
                 levels = few_step_levels(int(sampler.split(maxsplit=1)[0]), self.parameterization)
-                x0 = self.learner.student.sample(noise, levels, given, generator)
+                x0 = self.student.sample(noise, levels, given, generator)
             return self.learner.decode(x0).cpu()
 
     def samplers(self) -> list[str]:
@@ -260,7 +262,7 @@ class ToyTask:
         """How points travel: the teacher's Euler and Heun steps, then the student's."""
         generator = torch.Generator(self.device).manual_seed(0)
         noise = torch.randn(2_000, 1, generator=generator, device=self.device)
-        teacher, student, p = self.learner.teacher, self.learner.student, self.parameterization
+        teacher, student, p = self.learner.teacher, self.student, self.parameterization
         found: dict[str, Paths] = {}
         with torch.inference_mode():
             if teacher is not None:

@@ -14,7 +14,7 @@ from PIL import Image
 from cmpolicy.bandit import BanditTask
 from cmpolicy.config import ToyConfig, ToyEvalConfig
 from cmpolicy.errors import InputError
-from cmpolicy.generative.learner import LossConfig
+from cmpolicy.generative.loss_config import LossConfig
 from cmpolicy.resume import load_config, resumed_config
 from cmpolicy.toys import ToyTask
 from cmpolicy.train import train

@@ -20,7 +20,8 @@ from cmpolicy.consistency.parameterization import (
     Parameterization,
     expand_as,
 )
-from cmpolicy.consistency.schedules import draw, karras_sigma, karras_speed, lognormal_sigma
+from cmpolicy.consistency.randomness import Randomness, draw
+from cmpolicy.consistency.schedules import karras_sigma, karras_speed, lognormal_sigma
 
 
 @functools.cache
@@ -86,12 +87,12 @@ class ContinuousConsistency:
         x0: Tensor,
         parameterization: Parameterization,
         progress: Tensor,
-        generator: torch.Generator | None = None,
+        randomness: Randomness = None,
         *,
         teacher: LevelFunction | None = None,
         log_weight: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        noise, u = draw(x0, generator)
+        noise, u = draw(x0, randomness)
         p = parameterization
         sigma = karras_sigma(u, 2, p.sigma_min, p.sigma_max)
         x = x0 + expand_as(sigma, x0) * noise
@@ -136,12 +137,12 @@ class SimplifiedConsistency:
         x0: Tensor,
         parameterization: Parameterization,
         progress: Tensor,
-        generator: torch.Generator | None = None,
+        randomness: Randomness = None,
         *,
         teacher: LevelFunction | None = None,
         log_weight: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        noise, uniform = draw(x0, generator)
+        noise, uniform = draw(x0, randomness)
         p = parameterization
         sigma = lognormal_sigma(uniform, p.sigma_min, p.sigma_max, self.p_mean, self.p_std)
         x = x0 + expand_as(sigma, x0) * noise

@@ -14,7 +14,8 @@ from cmpolicy.consistency.parameterization import (
     Parameterization,
     expand_as,
 )
-from cmpolicy.consistency.schedules import draw, lognormal_sigma
+from cmpolicy.consistency.randomness import Randomness, draw
+from cmpolicy.consistency.schedules import lognormal_sigma
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class DenoisingScoreMatching:
         x0: Tensor,
         parameterization: Parameterization,
         progress: Tensor,
-        generator: torch.Generator | None = None,
+        randomness: Randomness = None,
         *,
         teacher: LevelFunction | None = None,
         log_weight: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        noise, uniform = draw(x0, generator)
+        noise, uniform = draw(x0, randomness)
         p = parameterization
         sigma = lognormal_sigma(uniform, p.sigma_min, p.sigma_max, self.p_mean, self.p_std)
         loss = squared(f(x0 + expand_as(sigma, x0) * noise, sigma), x0)

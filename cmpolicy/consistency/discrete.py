@@ -14,10 +14,10 @@ from cmpolicy.consistency.parameterization import (
     Parameterization,
     expand_as,
 )
+from cmpolicy.consistency.randomness import Randomness, draw
 from cmpolicy.consistency.schedules import (
     ct_ema_decay,
     ct_num_levels,
-    draw,
     ect_lower_level,
     ict_num_levels,
     karras_sigma,
@@ -75,12 +75,12 @@ class DiscreteConsistency:
         x0: Tensor,
         parameterization: Parameterization,
         progress: Tensor,
-        generator: torch.Generator | None = None,
+        randomness: Randomness = None,
         *,
         teacher: LevelFunction | None = None,
         log_weight: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        noise, uniform = draw(x0, generator)
+        noise, uniform = draw(x0, randomness)
         low, high = self.levels(uniform, parameterization, progress)
         x_high = x0 + expand_as(high, x0) * noise
         with torch.no_grad():

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from cmpolicy.consistency.continuous import ContinuousConsistency, SimplifiedConsistency
@@ -27,6 +26,7 @@ from cmpolicy.consistency.discrete import (
     ImprovedConsistencyTraining,
 )
 from cmpolicy.consistency.parameterization import LevelFunction, Parameterization
+from cmpolicy.consistency.randomness import Randomness
 
 
 class Loss(Protocol):
@@ -48,7 +48,7 @@ class Loss(Protocol):
         x0: Tensor,
         parameterization: Parameterization,
         progress: Tensor,
-        generator: torch.Generator | None = None,
+        randomness: Randomness = None,
         *,
         teacher: LevelFunction | None = None,
         log_weight: Callable[[Tensor], Tensor] | None = None,
@@ -60,6 +60,7 @@ class Loss(Protocol):
             x0: data, (B, …).
             parameterization: whose σ_d, ε and σ_max the levels follow.
             progress: k/K over the whole training, () on the device.
+            randomness: of noise and levels.
             teacher: D(x_σ, σ), a denoiser to distil.
             log_weight: σ (B,) → w (B,), a learned uncertainty; see `weighted`.
         """

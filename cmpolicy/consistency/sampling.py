@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from cmpolicy.consistency.parameterization import LevelFunction, Parameterization
+from cmpolicy.consistency.randomness import Generators, normal_like
 from cmpolicy.consistency.schedules import karras_sigmas
 
 
@@ -18,7 +18,7 @@ def multistep(
     noise: Tensor,
     levels: Sequence[float],
     boundary: float = 0.0,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
 ) -> Tensor:
     """Algorithm 1 of Song et al. 2023: x ← f(σ₁ z, σ₁), then x ← f(x + √(σ² − ε²) z', σ).
 
@@ -42,14 +42,14 @@ def multistep_path(
     noise: Tensor,
     levels: Sequence[float],
     boundary: float = 0.0,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
 ) -> list[Tensor]:
     """The noisy points x_σ at each of `levels`, then the sample: len(levels) + 1 tensors."""
     check_levels(levels, boundary)
     path = [levels[0] * noise]
     x = f(path[0], noise.new_full((noise.shape[0],), levels[0]))
     for sigma in levels[1:]:
-        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        z = normal_like(x, generator)
         path.append(x + (sigma**2 - boundary**2) ** 0.5 * z)
         x = f(path[-1], x.new_full((x.shape[0],), sigma))
     return [*path, x]

@@ -12,13 +12,6 @@ import torch
 from torch import Tensor
 
 
-def draw(x0: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Noise of the shape of x0 (B, …), and one uniform number a sample, (B,)."""
-    noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
-    uniform = torch.rand(x0.shape[0], generator=generator, device=x0.device, dtype=x0.dtype)
-    return noise, uniform
-
-
 def karras_sigma(
     index: Tensor, num_levels: Tensor | int, sigma_min: float, sigma_max: float, rho: float = 7.0
 ) -> Tensor:

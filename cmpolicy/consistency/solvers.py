@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cmpolicy.consistency.parameterization import LevelFunction, expand_as
+from cmpolicy.consistency.randomness import Generators, normal_like
 
 Step = Callable[[LevelFunction, Tensor, Tensor, Tensor], Tensor]
 
@@ -50,7 +51,7 @@ def solve(
     churn_min: float = 0.0,
     churn_max: float = math.inf,
     churn_noise: float = 1.0,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
 ) -> Tensor:
     """Karras et al. 2022, Algorithm 2: from σ₀ z down `levels` to their last, often 0.
 
@@ -90,7 +91,7 @@ def trajectory(
     churn_min: float = 0.0,
     churn_max: float = math.inf,
     churn_noise: float = 1.0,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
 ) -> list[Tensor]:
     """x at each of `levels`, as `solve` goes through them; as many tensors as levels."""
     if len(levels) < 2 or any(a <= b for a, b in pairwise(levels)) or levels[-1] < 0:
@@ -102,7 +103,7 @@ def trajectory(
         x, hat = points[-1], sigma
         if gamma > 0 and churn_min <= sigma <= churn_max:
             hat = sigma * (1 + gamma)
-            z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            z = normal_like(x, generator)
             x = x + math.sqrt(hat**2 - sigma**2) * churn_noise * z
         ends = (x.new_full((x.shape[0],), level) for level in (hat, to))
         points.append(SOLVERS[solver](denoiser, x, *ends))

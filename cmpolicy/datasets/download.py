@@ -1,4 +1,4 @@
-"""D4RL's files over HTTP: resumed where they broke off, checked, renamed when whole."""
+"""Files over HTTP: resumed where they broke off, checked, renamed when whole."""
 
 from __future__ import annotations
 
@@ -63,8 +63,12 @@ def download_d4rl(dataset_id: str, mirror: str | None = None) -> Path:
     return download(f"{base.rstrip('/')}/{file.path}", d4rl_directory() / file.name, file.sha256)
 
 
-def download(url: str, path: Path, sha256: str | None = None) -> Path:
+def download(
+    url: str, path: Path, sha256: str | None = None, *, mirror_variable: str = "D4RL_MIRROR"
+) -> Path:
     """Fetch `url` to `path`, resuming `path.part`; two processes may ask for the same file.
+
+    `mirror_variable` is the environment variable that messages send a user to.
 
     Raises:
         InputError: nobody answers within five seconds, the transfer breaks, or the hash is wrong.
@@ -72,7 +76,7 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
     reason = unreachable(url)
     if reason:
         raise InputError(
-            f"{url} cannot be reached ({reason}); check the network, or set D4RL_MIRROR"
+            f"{url} cannot be reached ({reason}); check the network, or set {mirror_variable}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -86,7 +90,7 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
                 downloader=_Resuming(part),
             )
         except (requests.RequestException, OSError) as error:
-            raise InputError(_broken(url, part, error)) from None
+            raise InputError(_broken(url, part, error, mirror_variable)) from None
         except ValueError:  # pooch: the hash differs; it has removed the file
             raise InputError(
                 f"{url} does not hash to {sha256}: the file was changed on its way; "
@@ -95,10 +99,10 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
     return path
 
 
-def _broken(url: str, part: Path, error: Exception) -> str:
+def _broken(url: str, part: Path, error: Exception, mirror_variable: str) -> str:
     if isinstance(error, requests.HTTPError):
         status = error.response.status_code if error.response is not None else "an error"
-        return f"{url} answered {status}; expected a file, check D4RL_MIRROR"
+        return f"{url} answered {status}; expected a file, check {mirror_variable}"
     size = part.stat().st_size if part.exists() else 0
     return f"{url} broke off after {size} bytes ({type(error).__name__}); run again to resume"
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cmpolicy.datasets.image_files import write_whole
 from cmpolicy.errors import InputError
 
 log = logging.getLogger("cmpolicy")
@@ -109,7 +110,9 @@ def trained_classifier(
     else:
         log.info("training a classifier for image metrics on %d images", len(labels))
         fit(network, data.images, labels, seed)
-        write_weights(network, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+        write_whole(path, save(weights))
     return network.eval().requires_grad_(False), key
 
 
@@ -134,11 +137,3 @@ def data_hash(images: Tensor, labels: Tensor, seed: int) -> str:
     for tensor in (images, labels):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def write_weights(network: nn.Module, path: Path) -> None:
-    """Under a name of its own first, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(save({k: v.cpu().contiguous() for k, v in network.state_dict().items()}))
-    part.replace(path)

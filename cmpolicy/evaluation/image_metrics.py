@@ -5,7 +5,7 @@ All from features of a named extractor, in float64.
 
 from __future__ import annotations
 
-import os
+import io
 import warnings
 import zipfile
 from dataclasses import dataclass, replace
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cmpolicy.datasets.image_files import write_whole
 from cmpolicy.errors import InputError
 from cmpolicy.evaluation.extractors import Extractor
 
@@ -223,12 +224,10 @@ def read_reference(path: str | Path) -> Statistics:
 
 
 def write_reference(path: str | Path, reference: Statistics) -> None:
-    """Write `mu`, `sigma` and the number of images, under a temporary name first."""
-    target = Path(path)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        np.savez(file, mu=reference.mu, sigma=reference.sigma, count=np.int64(reference.count))
-    part.replace(target)
+    """Write `mu`, `sigma` and the number of images; the file appears when it is whole."""
+    buffer = io.BytesIO()
+    np.savez(buffer, mu=reference.mu, sigma=reference.sigma, count=np.int64(reference.count))
+    write_whole(Path(path), buffer.getbuffer())
 
 
 def pair(samples: Any, truth: Any) -> tuple[FloatArray, FloatArray]:

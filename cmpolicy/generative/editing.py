@@ -2,7 +2,7 @@
 
 Images are x₀ of the model, (B, C, H, W); what a model calls x₀ is the data scaled by one number
 and shifted by another, which changes nothing here. All functions are differentiable, run in the
-dtype of the image, and draw from `generator` if one is given.
+dtype of the image, and take one generator for all images or one for each.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cmpolicy.consistency.parameterization import LevelFunction
+from cmpolicy.consistency.randomness import Generators, normal_like
 from cmpolicy.consistency.sampling import check_levels
 from cmpolicy.errors import InputError
 
@@ -31,7 +32,7 @@ class Editor:
         levels: strictly decreasing noise levels; the first one says how much is made anew.
         boundary: ε, the level at which f is the identity.
         low, high: the range of x₀ that what f gives is clamped to.
-        generator: of the noise.
+        generator: of the noise; one for all images, or one for each.
     """
 
     f: LevelFunction
@@ -39,14 +40,14 @@ class Editor:
     boundary: float = 0.0
     low: float = -math.inf
     high: float = math.inf
-    generator: torch.Generator | None = None
+    generator: Generators = None
 
     def __post_init__(self) -> None:
         check_levels(self.levels, self.boundary)
 
     def noise(self, x: Tensor) -> Tensor:
         """z ~ N(0, 1) like x."""
-        return torch.randn(x.shape, generator=self.generator, device=x.device, dtype=x.dtype)
+        return normal_like(x, self.generator)
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
         """f(x_σ, σ), clamped."""
@@ -78,10 +79,12 @@ class ColourBasis:
         self.basis = orthogonal_from(like.new_tensor(LUMINANCE))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("bchw,cd->bdhw", x, self.basis)
+        coordinates: Tensor = torch.einsum("bchw,cd->bdhw", x, self.basis)
+        return coordinates
 
     def inverse(self, y: Tensor) -> Tensor:
-        return torch.einsum("bdhw,cd->bchw", y, self.basis)
+        image: Tensor = torch.einsum("bdhw,cd->bchw", y, self.basis)
+        return image
 
 
 class PatchBasis:
@@ -114,7 +117,8 @@ def orthogonal_from(vector: Tensor) -> Tensor:
     columns = torch.eye(dim, dtype=torch.float64)
     columns[:, 0] = vector.double()
     basis, triangle = torch.linalg.qr(columns)
-    return (basis * triangle.diagonal().sign()).to(vector)
+    signed: Tensor = basis * triangle.diagonal().sign()
+    return signed.to(vector)
 
 
 def edit(editor: Editor, reference: Tensor, known: Tensor, transform: Transform) -> Tensor:
@@ -235,5 +239,5 @@ def interpolate_images(editor: Editor, first: Tensor, second: Tensor, weights: T
     alpha = weights.view(-1, 1, 1, 1)
     sigma = editor.levels[0]
     scale = math.sqrt(sigma**2 - editor.boundary**2)
-    x = (1 - alpha) * first + alpha * second + scale * editor.noise(first)
+    x = (1 - alpha) * first + alpha * second + scale * editor.noise(first[None])
     return editor.denoise(x, sigma)

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cmpolicy.consistency.diffusion import batch_denoiser
-from cmpolicy.consistency.losses import DISTILLATIONS, LOSSES
+from cmpolicy.consistency.losses import DIFFUSIONS, DISTILLATIONS, LOSSES
 from cmpolicy.consistency.parameterization import PARAMETERIZATIONS, LevelFunction
+from cmpolicy.consistency.randomness import Draws, draw
 from cmpolicy.errors import InputError
+from cmpolicy.generative.loss_config import LossConfig
 from cmpolicy.generative.models import (
     ConsistencyStudent,
     EDMTeacher,
     LevelModel,
     teacher_parameterization,
 )
+from cmpolicy.networks.dropout import SharedDropout, share_masks
+from cmpolicy.training.distribution import Ranks
 
-WARMUP = 100  # updates over which the learning rate rises
-BETAS = (0.9, 0.99)  # the target moves: Adam's usual 0.999 remembers gradients for too long
+LossOf = Callable[[Tensor, Tensor | None, Draws], Tensor]  # (x₀, condition, draws) → (B,)
 SIGMA_DATA = 0.5  # the data is scaled to it: EDM's defaults for levels are made for it
 
 
@@ -37,54 +38,6 @@ class Batch(Protocol):
     def condition(self) -> Tensor | None: ...  # (B, …)
 
 
-@dataclass
-class LossConfig:
-    """A loss and the training that suits it.
-
-    Attributes:
-        name: in LOSSES or DISTILLATIONS of `cmpolicy.consistency.losses`.
-        options: hyperparameters of that loss.
-        parameterization: ``karras`` or ``trigflow``.
-        teacher_steps: the first updates of the run, which train an EDM denoiser. A distillation
-            has it as its teacher; any other loss begins with its weights. 0 for none.
-        learning_rate: at its peak; it falls to 0 along a cosine, once for each of the two.
-        ema_decay: of the averaged networks, an update.
-        stable_target: consistency training against the denoiser of the batch in place of each
-            sample, see `batch_denoiser`.
-        adaptive_weight: weigh noise levels by a learned function, which in few dimensions harms.
-    """
-
-    name: str = "scd"
-    options: dict[str, Any] = field(default_factory=dict)
-    parameterization: str = "trigflow"
-    teacher_steps: int = 0
-    learning_rate: float = 3e-3
-    ema_decay: float = 0.999
-    stable_target: bool = False
-    adaptive_weight: bool = False
-
-    def __post_init__(self) -> None:
-        losses = {**LOSSES, **DISTILLATIONS}
-        for key, names in (("name", losses), ("parameterization", PARAMETERIZATIONS)):
-            if getattr(self, key) not in names:
-                raise ValueError(
-                    f"unknown loss.{key} {getattr(self, key)!r}, expected one of {', '.join(names)}"
-                )
-        if self.teacher_steps < 0 or self.learning_rate <= 0 or not 0 <= self.ema_decay < 1:
-            raise ValueError(
-                f"need teacher_steps ≥ 0, learning_rate > 0, 0 ≤ ema_decay < 1: {self}"
-            )
-        try:
-            losses[self.name](**self.options)
-        except TypeError as error:
-            raise ValueError(f"loss.options do not fit {self.name}: {error}") from None
-
-    @property
-    def distils(self) -> bool:
-        """Whether the loss needs a teacher to its end."""
-        return self.name in DISTILLATIONS
-
-
 class GenerativeLearner(nn.Module):
     """An EDM teacher for the first updates, a consistency student for the rest.
 
@@ -95,6 +48,12 @@ class GenerativeLearner(nn.Module):
         mean, std: of the data, which the models see shifted by the mean and scaled to σ_d = 0.5.
         sigma_min, sigma_max: the ends of the noise levels at that scale.
         teacher: a trained one, instead of the first updates.
+        accumulate: pieces that a batch is taken in, whose gradients add up to that of the batch.
+        ranks: the processes among which a batch is divided first.
+
+    Attributes:
+        teacher: None for a loss that needs none.
+        student: None for a loss that trains a teacher alone.
     """
 
     mean: Tensor
@@ -110,40 +69,44 @@ class GenerativeLearner(nn.Module):
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
         teacher: EDMTeacher | None = None,
+        *,
+        accumulate: int = 1,
+        ranks: Ranks = Ranks(),  # noqa: B008  # frozen
     ) -> None:
         super().__init__()
         p = PARAMETERIZATIONS[config.parameterization](SIGMA_DATA, sigma_min, sigma_max)
-        loss = {**LOSSES, **DISTILLATIONS}[config.name](**config.options)
-        self.config = config
-        self.teacher_steps = 0 if teacher is not None else config.teacher_steps
-        self.student_steps = total_steps - self.teacher_steps
-        if self.student_steps < 1 or (config.distils and not (teacher or self.teacher_steps)):
-            raise InputError(
-                f"steps={total_steps} with loss.teacher_steps={self.teacher_steps}: {config.name} "
-                "needs steps of its own, and a distillation a teacher"
-            )
-        self.student = ConsistencyStudent(
-            network, p, config.ema_decay, loss, config.adaptive_weight
+        loss = {**LOSSES, **DISTILLATIONS, **DIFFUSIONS}[config.name](**config.options)
+        averages = (config.ema_decay, config.other_ema_decays)
+        self.config, self.accumulate, self.ranks = config, accumulate, ranks
+        self.teacher_steps, self.student_steps = phase_lengths(
+            config, total_steps, teacher is not None
         )
         self.teacher = teacher
         if self.teacher_steps:
             self.teacher = EDMTeacher(
-                copy.deepcopy(network), teacher_parameterization(p), config.ema_decay
+                copy.deepcopy(network),
+                teacher_parameterization(p),
+                *averages,
+                denoising=loss if config.only_teacher else None,
             )
-        elif teacher is not None:
-            self.student.start_from(teacher)
+        self.student: ConsistencyStudent | None = None
+        if self.student_steps:
+            self.student = ConsistencyStudent(
+                network, p, *averages, loss, adaptive_weight=config.adaptive_weight
+            )
+            if teacher is not None:
+                self.student.start_from(teacher)
         self.register_buffer("mean", mean.clone())
         self.register_buffer("scale", torch.tensor(SIGMA_DATA / std))
         self.optimizers = {
-            name: torch.optim.Adam(
-                [q for q in model.parameters() if q.requires_grad],
-                config.learning_rate,
-                betas=BETAS,
-                fused=True,
+            name: config.make_optimizer(model.parameters())
+            for name, model, steps in (
+                ("teacher", self.teacher, self.teacher_steps),
+                ("student", self.student, self.student_steps),
             )
-            for name, model in (("teacher", self.teacher), ("student", self.student))
-            if isinstance(model, LevelModel)
+            if model is not None and steps
         }
+        self.has_dropout = any(isinstance(m, SharedDropout) and m.p > 0 for m in self.modules())
         self.step = 0
 
     def encode(self, x: Tensor) -> Tensor:
@@ -156,39 +119,77 @@ class GenerativeLearner(nn.Module):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One update of the teacher while its steps last, then of the student."""
-        x0, condition = self.encode(batch.x), batch.condition
         if self.teacher is not None and self.step < self.teacher_steps:
-            loss = self.teacher.loss(x0, condition).mean()
-            self.minimize("teacher", self.teacher, loss, self.step, self.teacher_steps)
-            if self.step + 1 == self.teacher_steps:
+            loss = self.update_teacher(self.teacher, batch)
+            if self.step + 1 == self.teacher_steps and self.student is not None:
                 self.student.start_from(self.teacher)
         else:
-            loss = self.update_student(x0, condition)
+            assert self.student is not None, "the steps are over"
+            loss = self.update_student(self.student, batch)
         self.step += 1
-        return {"train/loss": loss.detach()}
+        return {"train/loss": loss}
 
-    def update_student(self, x0: Tensor, condition: Tensor | None) -> Tensor:
+    def update_teacher(self, teacher: EDMTeacher, batch: Batch) -> Tensor:
+        """Denoising."""
+
+        def loss_of(x0: Tensor, condition: Tensor | None, draws: Draws) -> Tensor:
+            return teacher.loss(x0, condition, draws)
+
+        loss = self.add_gradients(teacher, loss_of, batch)
+        self.minimize("teacher", teacher, loss, self.step, self.teacher_steps)
+        return loss
+
+    def update_student(self, student: ConsistencyStudent, batch: Batch) -> Tensor:
         """Consistency training, or distillation."""
         k = self.step - self.teacher_steps
         progress = k / self.student_steps
-        teacher: LevelFunction | None = None
-        if self.config.distils and self.teacher is not None:
-            teacher = self.teacher.given(condition)
-        elif self.config.stable_target:
-            teacher = batch_denoiser(x0, condition)
-        loss = self.student.loss(x0, condition, progress, teacher).mean()
-        self.minimize("student", self.student, loss, k, self.student_steps)
-        self.student.update_target(progress)
+
+        def loss_of(x0: Tensor, condition: Tensor | None, draws: Draws) -> Tensor:
+            teacher: LevelFunction | None = None
+            if self.config.distils and self.teacher is not None:
+                teacher = self.teacher.given(condition)
+            elif self.config.stable_target:
+                teacher = batch_denoiser(x0, condition)
+            return student.loss(x0, condition, progress, teacher, draws)
+
+        loss = self.add_gradients(student, loss_of, batch)
+        self.minimize("student", student, loss, k, self.student_steps)
+        student.update_target(progress)
         return loss
 
+    def add_gradients(self, model: LevelModel, loss_of: LossOf, batch: Batch) -> Tensor:
+        """Set the gradients of the mean loss of this process's part of the batch; return it, ()."""
+        x0, condition = self.encode(batch.x), batch.condition
+        draws, masks = draw(x0), self.draw_masks(x0)
+        parts = self.ranks.parts(len(x0), self.accumulate)
+        model.zero_grad()
+        total = x0.new_zeros(())
+        for part in parts:
+            if masks is not None:
+                seed, shifts = masks
+                for network in model.trained_networks:
+                    share_masks(network, seed, shifts[part])
+            given = None if condition is None else condition[part]
+            loss = loss_of(x0[part], given, draws.part(part)).mean() / len(parts)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    def draw_masks(self, x0: Tensor) -> tuple[int, Tensor] | None:
+        """What one update's dropout masks follow from; None for networks without dropout."""
+        if not self.has_dropout:
+            return None
+        return int(torch.randint(2**62, ())), torch.rand(len(x0), device=x0.device)
+
     def minimize(self, name: str, model: LevelModel, loss: Tensor, k: int, steps: int) -> None:
-        """Update k of K = `steps`, then the average. The learning rate rises, then falls to 0."""
+        """Update k of K = `steps` from the gradients of all processes, then the averages."""
         optimizer = self.optimizers[name]
-        factor = min(1.0, (k + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * k / steps))
         for group in optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * factor
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+            group["lr"] = self.config.learning_rate_at(k, steps)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        self.ranks.average([*gradients, loss])
+        if self.config.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), self.config.max_grad_norm)
         optimizer.step()
         model.update_average(k)
 
@@ -211,3 +212,21 @@ class GenerativeLearner(nn.Module):
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"the checkpoint does not fit {self.config.name}: {reason}") from error
+
+
+def phase_lengths(config: LossConfig, total_steps: int, has_teacher: bool) -> tuple[int, int]:
+    """Updates of the teacher and of the student.
+
+    Raises:
+        InputError: if one that is needed has none.
+    """
+    if config.only_teacher:
+        return total_steps, 0
+    teacher_steps = 0 if has_teacher else config.teacher_steps
+    student_steps = total_steps - teacher_steps
+    if student_steps < 1 or (config.distils and not (has_teacher or teacher_steps)):
+        raise InputError(
+            f"steps={total_steps} with loss.teacher_steps={teacher_steps}: {config.name} "
+            "needs steps of its own, and a distillation a teacher"
+        )
+    return teacher_steps, student_steps

@@ -17,9 +17,11 @@ from cmpolicy.consistency.parameterization import (
     LevelFunction,
     Parameterization,
 )
+from cmpolicy.consistency.randomness import Generators, Randomness
 from cmpolicy.consistency.sampling import multistep
 from cmpolicy.consistency.schedules import karras_sigmas
 from cmpolicy.consistency.solvers import solve
+from cmpolicy.errors import InputError
 from cmpolicy.networks.embeddings import FourierEmbedding
 
 
@@ -45,43 +47,85 @@ class LevelModel(nn.Module):
         network: F(x, c_noise, condition).
         parameterization: what makes a function of F.
         ema_decay: of the average, an update.
+        other_ema_decays: of further averages, which only `averaged` gives.
     """
 
     def __init__(
-        self, network: nn.Module, parameterization: Parameterization, ema_decay: float
+        self,
+        network: nn.Module,
+        parameterization: Parameterization,
+        ema_decay: float,
+        other_ema_decays: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.network = network
-        self.average_network = copy.deepcopy(network).requires_grad_(False)
+        self.average_network = copy.deepcopy(network).requires_grad_(False).eval()
+        self.other_averages = nn.ModuleList(
+            copy.deepcopy(self.average_network) for _ in other_ema_decays
+        )
         self.parameterization = parameterization
         self.ema_decay = ema_decay
+        self.other_ema_decays = tuple(other_ema_decays)
+
+    def averaged(self, ema_decay: float | None = None) -> nn.Module:
+        """The average of that decay; the one that samples if not said.
+
+        Raises:
+            InputError: if none of that decay is kept.
+        """
+        averages = {self.ema_decay: self.average_network}
+        averages |= dict(zip(self.other_ema_decays, self.other_averages, strict=True))
+        if ema_decay is not None and ema_decay not in averages:
+            kept = ", ".join(f"{decay:g}" for decay in averages)
+            raise InputError(f"no average of decay {ema_decay:g} is kept; there are: {kept}")
+        return averages[self.ema_decay if ema_decay is None else ema_decay]
 
     def given(self, condition: Tensor | None, network: nn.Module | None = None) -> LevelFunction:
         """(x_σ (B, …), σ (B,)) → x₀, bound to `condition` (B, …), of the average if not said."""
         chosen = self.average_network if network is None else network
         return lambda x, sigma: self.parameterization(chosen, x, sigma, condition)
 
+    @property
+    def trained_networks(self) -> list[nn.Module]:
+        """Those that a loss calls: all but the averages."""
+        return [self.network]
+
     def update_average(self, step: int) -> None:
-        """Move the average; its decay rises at first, so that it forgets its start."""
-        decay = min(self.ema_decay, (1 + step) / (10 + step))
-        ema_update(self.average_network, self.network, decay)
+        """Move the averages; their decays rise at first, so that they forget their start."""
+        rising = (1 + step) / (10 + step)
+        ema_update(self.average_network, self.network, min(self.ema_decay, rising))
+        for decay, average in zip(self.other_ema_decays, self.other_averages, strict=True):
+            ema_update(average, self.network, min(decay, rising))
 
 
 class EDMTeacher(LevelModel):
-    """A denoiser D(x, σ): Karras et al. 2022."""
+    """A denoiser D(x, σ): Karras et al. 2022.
 
-    denoising = DenoisingScoreMatching()
+    Args:
+        denoising: what trains it; EDM's loss with its own settings if not said.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        parameterization: Parameterization,
+        ema_decay: float,
+        other_ema_decays: Sequence[float] = (),
+        denoising: Loss | None = None,
+    ) -> None:
+        super().__init__(network, parameterization, ema_decay, other_ema_decays)
+        self.denoising = denoising or DenoisingScoreMatching()
 
     def loss(
         self,
         x0: Tensor,
         condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        randomness: Randomness = None,
     ) -> Tensor:
         """The denoising loss of each sample: (B, …) → (B,)."""
         d = self.given(condition, self.network)
         progress = torch.ones((), device=x0.device)
-        return self.denoising(d, d, x0, self.parameterization, progress, generator)
+        return self.denoising(d, d, x0, self.parameterization, progress, randomness)
 
     def levels(self, steps: int) -> list[float]:
         """σ_max … σ_min on a Karras grid of `steps` levels, then 0: Karras et al. 2022, eq. 5."""
@@ -113,22 +157,31 @@ class ConsistencyStudent(LevelModel):
         network: nn.Module,
         parameterization: Parameterization,
         ema_decay: float,
+        other_ema_decays: Sequence[float],
         consistency_loss: Loss,
+        *,
         adaptive_weight: bool = False,
     ) -> None:
-        super().__init__(network, parameterization, ema_decay)
+        super().__init__(network, parameterization, ema_decay, other_ema_decays)
         self.consistency_loss = consistency_loss
         self.log_weight = LevelWeight() if adaptive_weight else None
         self.target_network: nn.Module | None = None
         if consistency_loss.needs_target_ema:
             self.target_network = copy.deepcopy(network).requires_grad_(False)
 
+    @property
+    def trained_networks(self) -> list[nn.Module]:
+        """Those that a loss calls: the online network, and the moving target where there is one."""
+        target = self.target_network
+        return [self.network] if target is None else [self.network, target]
+
     def start_from(self, teacher: LevelModel) -> None:
         """Begin with a teacher's averaged weights: Song et al. 2023, Alg. 2; Geng et al. 2024."""
         weights = teacher.average_network.state_dict()
-        for network in (self.network, self.average_network, self.target_network):
-            if network is not None:
-                network.load_state_dict(weights)
+        for network in (self.network, self.average_network, *self.other_averages):
+            network.load_state_dict(weights)
+        if self.target_network is not None:
+            self.target_network.load_state_dict(weights)
 
     def loss(
         self,
@@ -136,7 +189,7 @@ class ConsistencyStudent(LevelModel):
         condition: Tensor | None = None,
         progress: Tensor | float = 1.0,
         teacher: LevelFunction | None = None,
-        generator: torch.Generator | None = None,
+        randomness: Randomness = None,
     ) -> Tensor:
         """The consistency loss of each sample, (B, …) → (B,): distillation if a teacher is given.
 
@@ -150,7 +203,7 @@ class ConsistencyStudent(LevelModel):
             x0,
             self.parameterization,
             torch.as_tensor(progress, dtype=x0.dtype, device=x0.device),
-            generator,
+            randomness,
             teacher=teacher,
             log_weight=self.log_weight,
         )
@@ -166,7 +219,7 @@ class ConsistencyStudent(LevelModel):
         noise: Tensor,
         levels: Sequence[float],
         condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> Tensor:
         """z (B, …) → x₀ by the average network, one call of it a level."""
         f = self.given(condition)

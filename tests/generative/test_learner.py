@@ -12,7 +12,8 @@ from cmpolicy.consistency.losses import DISTILLATIONS, LOSSES
 from cmpolicy.consistency.parameterization import EDMParameterization
 from cmpolicy.datasets.toys import ToyBatch
 from cmpolicy.errors import InputError
-from cmpolicy.generative.learner import GenerativeLearner, LossConfig
+from cmpolicy.generative.learner import GenerativeLearner
+from cmpolicy.generative.loss_config import LossConfig
 from cmpolicy.networks.fourier_mlp import FourierMLP
 
 

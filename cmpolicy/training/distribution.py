@@ -1,0 +1,85 @@
+"""The processes that `torchrun` starts, which train one model together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+from cmpolicy.errors import InputError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process of `size`, all of which do the same updates.
+
+    Each draws the whole batch and all of its noise, from equal generators, and takes its part. The
+    gradients are averaged once an update. So a run does not depend on the number of processes,
+    but for rounding.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    @classmethod
+    def join(cls) -> Ranks:
+        """The process group that torchrun's environment describes; one process without it."""
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls()
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        if not distributed.is_initialized():
+            # both: NCCL for tensors on GPUs, gloo for those of the CPU
+            distributed.init_process_group(
+                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            )
+        return cls(distributed.get_rank(), size)
+
+    def leave(self) -> None:
+        """End the process group."""
+        if self.size > 1:
+            distributed.destroy_process_group()
+
+    def parts(self, batch_size: int, accumulate: int = 1) -> list[slice]:
+        """What this process takes of a batch, in `accumulate` equal pieces.
+
+        Raises:
+            InputError: if the batch does not come out even.
+        """
+        pieces = self.size * accumulate
+        if batch_size % pieces:
+            raise InputError(
+                f"batch_size={batch_size} must be a multiple of {pieces}: {self.size} processes "
+                f"with accumulate={accumulate}"
+            )
+        length = batch_size // pieces
+        first = self.rank * accumulate
+        return [slice(i * length, (i + 1) * length) for i in range(first, first + accumulate)]
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes, in one message."""
+        if self.size == 1:
+            return
+        message = torch.cat([tensor.reshape(-1) for tensor in tensors]) / self.size
+        distributed.all_reduce(message)
+        begin = 0
+        for tensor in tensors:
+            tensor.copy_(message[begin : begin + tensor.numel()].view_as(tensor))
+            begin += tensor.numel()
+
+    def largest(self, value: int) -> int:
+        """The largest of the processes' values: what they all act on."""
+        if self.size == 1:
+            return value
+        message = torch.tensor(value)
+        distributed.all_reduce(message, distributed.ReduceOp.MAX)
+        return int(message)
