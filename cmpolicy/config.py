@@ -15,25 +15,20 @@ from omegaconf import MISSING
 
 from cmpolicy.agents import AGENTS
 from cmpolicy.generative.loss_config import LossConfig
+from cmpolicy.image_config import ImageConfig, SampleConfig
+from cmpolicy.run_config import (
+    RunConfig,
+    check_checkpoint,
+    check_levels,
+    check_positive,
+    check_seed,
+)
 
 PACKAGE = Path(__file__).resolve().parent
 # In a wheel the configurations are inside the package, in a checkout beside it. The path is
 # absolute because Hydra resolves a relative one against the calling script.
 IN_PACKAGE = PACKAGE / "configs"
 CONFIG_PATH = str(IN_PACKAGE if IN_PACKAGE.is_dir() else PACKAGE.parent / "configs")
-
-
-def check_positive(config: object, *names: str) -> None:
-    """Raise ValueError unless the named fields are at least 1."""
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
-
-
-def check_seed(seed: int) -> None:
-    """Raise ValueError unless generators and environments take `seed`."""
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"seed must be between 0 and {2**31 - 1}, got {seed}")
 
 
 @dataclass
@@ -87,42 +82,6 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "every", "episodes", "final_episodes")
-
-
-@dataclass
-class RunConfig:
-    """What every training run has.
-
-    Attributes:
-        steps: updates in the whole run.
-        seed: of weights, data order and noise; evaluation uses others derived from it.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: CPU threads; null for torch's own choice. These networks are small: a second
-            thread gains little, and waits long where another process wants its core.
-        log_every, checkpoint_every: updates between two logs, two checkpoints.
-        output_dir: where runs go.
-        run_dir: this run's directory; null for one named after task, agent, seed and time.
-        resume: a run to go on with.
-        progress: show a progress bar.
-    """
-
-    steps: int = 100_000
-    batch_size: int = 256
-    seed: int = 0
-    device: str = "auto"
-    threads: int | None = 1
-    log_every: int = 500
-    checkpoint_every: int = 5_000
-    output_dir: str = "runs"
-    run_dir: str | None = None
-    resume: str | None = None
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        check_positive(self, "steps", "batch_size", "log_every", "checkpoint_every")
-        if self.threads is not None:
-            check_positive(self, "threads")
-        check_seed(self.seed)
 
 
 @dataclass
@@ -180,10 +139,9 @@ class ToyConfig(RunConfig):
         super().__post_init__()
         if not self.hidden or min(self.hidden) < 1 or self.eta < 0:
             raise ValueError(f"need positive hidden and eta ≥ 0, got {self.hidden}, {self.eta}")
-        if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(
-                f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}"
-            )
+        check_levels(self.sigma_min, self.sigma_max)
+        if self.loss.only_teacher:
+            raise ValueError(f"loss.name={self.loss.name} trains no student, which toys are about")
 
 
 @dataclass
@@ -215,8 +173,7 @@ class EvaluateConfig:
         given = [name for name in ("best_of", "steps") if getattr(self, name) is not None]
         check_positive(self, "episodes", *given)
         check_seed(self.seed)
-        if self.checkpoint not in ("last", "best"):
-            raise ValueError(f"checkpoint must be last or best, got {self.checkpoint!r}")
+        check_checkpoint(self.checkpoint)
 
 
 def register_schemas() -> None:
@@ -224,7 +181,10 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="rl_schema", node=RLConfig)
     store.store(name="toy_schema", node=ToyConfig)
+    store.store(name="image_schema", node=ImageConfig)
     store.store(group="loss", name="loss_schema", node=LossConfig)
+    store.store(group="image_loss", name="loss_schema", node=LossConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="sample_schema", node=SampleConfig)
     for name, agent in AGENTS.items():
         store.store(group="agent", name=f"{name}_schema", node=agent.Config)

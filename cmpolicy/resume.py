@@ -12,7 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 from cmpolicy.agents import AGENTS
 from cmpolicy.config import RLConfig, ToyConfig
 from cmpolicy.errors import InputError
+from cmpolicy.image_config import ImageConfig
 from cmpolicy.training.run_directory import RunDirectory
+
+AnyConfig = RLConfig | ToyConfig | ImageConfig
 
 CHANGEABLE = (
     "steps",
@@ -20,6 +23,9 @@ CHANGEABLE = (
     "eval.episodes",
     "eval.final_episodes",
     "eval.samples",
+    "eval.final_samples",
+    "accumulate",
+    "data.root",
     "log_every",
     "checkpoint_every",
     "device",
@@ -28,7 +34,7 @@ CHANGEABLE = (
 )
 
 
-def load_config(run: RunDirectory) -> RLConfig | ToyConfig:
+def load_config(run: RunDirectory) -> AnyConfig:
     """The configuration that a run was started with.
 
     Raises:
@@ -36,8 +42,12 @@ def load_config(run: RunDirectory) -> RLConfig | ToyConfig:
     """
     try:
         stored = OmegaConf.load(run.config_path)
-        schema: RLConfig | ToyConfig = ToyConfig()
-        if "toy" not in stored:
+        schema: AnyConfig
+        if "toy" in stored:
+            schema = ToyConfig()
+        elif "data" in stored:
+            schema = ImageConfig()
+        else:
             schema = RLConfig(agent=AGENTS[stored.agent.algorithm].Config())
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), stored))
     except (OmegaConfBaseException, yaml.YAMLError, KeyError, ValueError, OSError) as error:
@@ -45,11 +55,11 @@ def load_config(run: RunDirectory) -> RLConfig | ToyConfig:
         raise InputError(
             f"{run.config_path} is damaged or from another version: {reason}"
         ) from error
-    assert isinstance(config, RLConfig | ToyConfig)
+    assert isinstance(config, AnyConfig)
     return config
 
 
-def resumed_config(path: str | Path, overrides: list[str]) -> RLConfig | ToyConfig:
+def resumed_config(path: str | Path, overrides: list[str]) -> AnyConfig:
     """The configuration of the run at `path`, with what a resumed run may change.
 
     Args:
@@ -73,5 +83,5 @@ def resumed_config(path: str | Path, overrides: list[str]) -> RLConfig | ToyConf
     for key, value in changes.items():
         OmegaConf.update(config, key, value)
     resumed = OmegaConf.to_object(config)
-    assert isinstance(resumed, RLConfig | ToyConfig)
+    assert isinstance(resumed, AnyConfig)
     return resumed

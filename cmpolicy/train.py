@@ -1,6 +1,8 @@
 """Train: `python -m cmpolicy.train env=hopper-medium`, or `resume=RUN` to go on.
 
-Toys: `python -m cmpolicy.train --config-name toy toy=three_gmm loss=scd`.
+Toys: `python -m cmpolicy.train --config-name toy toy=three_gmm loss=scd`. Images:
+`python -m cmpolicy.train --config-name image data=mnist image_loss=edm`, or the same under
+`torchrun --nproc-per-node=N -m cmpolicy.train`.
 """
 
 from __future__ import annotations
@@ -17,15 +19,19 @@ import torch
 from omegaconf import OmegaConf
 
 from cmpolicy.bandit import BanditTask
-from cmpolicy.config import RLConfig, RunConfig, ToyConfig
+from cmpolicy.config import RLConfig, ToyConfig
 from cmpolicy.datasets.toys import Bandit, find_toy
 from cmpolicy.errors import InputError
 from cmpolicy.front_door import resolve_device, run
+from cmpolicy.image_config import ImageConfig
+from cmpolicy.images import ImageTask
 from cmpolicy.offline_rl import OfflineRL
-from cmpolicy.resume import resumed_config
+from cmpolicy.resume import AnyConfig, resumed_config
+from cmpolicy.run_config import RunConfig
 from cmpolicy.toys import ToyTask
+from cmpolicy.training.distribution import Ranks
 from cmpolicy.training.loop import Dataset, Evaluation, Learner, Schedule, TrainingLoop
-from cmpolicy.training.run_directory import RunDirectory
+from cmpolicy.training.run_directory import RunDirectory, SilentRunDirectory
 
 log = logging.getLogger("cmpolicy")
 PACKAGES = ("cmpolicy", "torch", "numpy", "gymnasium", "mujoco", "minari")
@@ -72,8 +78,18 @@ class Task(Protocol):
         ...
 
 
-def make_task(config: RunConfig, device: torch.device) -> Task:
-    """The task that a configuration describes."""
+def make_task(config: RunConfig, device: torch.device, ranks: Ranks) -> Task:
+    """The task that a configuration describes.
+
+    Raises:
+        InputError: if several processes are to train what one trains.
+    """
+    if isinstance(config, ImageConfig):
+        return ImageTask(config, device, ranks)
+    if ranks.size > 1:
+        raise InputError(
+            "torchrun trains images; start this with python -m cmpolicy.train, once a seed"
+        )
     if isinstance(config, ToyConfig):
         bandit = isinstance(find_toy(config.toy), Bandit)
         return BanditTask(config, device) if bandit else ToyTask(config, device)
@@ -81,18 +97,30 @@ def make_task(config: RunConfig, device: torch.device) -> Task:
     return OfflineRL(config, device)
 
 
-def train(config: RLConfig | ToyConfig, overrides: list[str]) -> None:
+def train(config: AnyConfig, overrides: list[str]) -> None:
     """One run, from the start or resumed, to its end."""
     resume = config.resume
     if resume is not None:
         config = resumed_config(resume, overrides)
+    ranks = Ranks.join(config.device)
+    try:
+        train_together(config, resume, ranks)
+    finally:
+        ranks.leave()
+
+
+def train_together(config: AnyConfig, resume: str | None, ranks: Ranks) -> None:
+    """The part of one process, of which there mostly is one."""
     device = resolve_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if not ranks.main:
+        log.setLevel(logging.ERROR)
     torch.manual_seed(config.seed)
-    task = make_task(config, device)
+    task = make_task(config, device, ranks)
 
-    directory = RunDirectory.existing(resume) if resume else RunDirectory(run_path(config, task))
+    open_run = RunDirectory if ranks.main else SilentRunDirectory
+    directory = open_run.existing(resume) if resume else open_run(run_path(config, task))
     reporter = Reporter(task, directory)
     loop = TrainingLoop(
         task.learner,
@@ -100,25 +128,37 @@ def train(config: RLConfig | ToyConfig, overrides: list[str]) -> None:
         task.evaluate,
         directory,
         schedule_of(config),
-        on_evaluation=reporter.progress,
-        progress_bar=config.progress,
+        on_evaluation=reporter.progress if ranks.main else None,
+        progress_bar=config.progress and ranks.main,
+        ranks=ranks,
     )
-    config_yaml = OmegaConf.to_yaml(OmegaConf.structured(config))
-    if resume:
-        loop.restore()
-        if loop.step > config.steps:
-            raise InputError(
-                f"{resume} has done {loop.step} updates, more than steps={config.steps}; "
-                "give more steps"
-            )
-        directory.write_config(config_yaml)
-        log.info("going on from step %d of %d", loop.step, config.steps)
-    else:
-        directory.create(config_yaml)
-        reporter.progress([], 0.0)
+    begin(loop, config, resume)
     log.info("run: %s   device: %s", directory.path, device)
+    if ranks.main and not resume:
+        reporter.progress([], 0.0)
     loop.train()
-    reporter.finish(loop)
+    if ranks.main:
+        reporter.finish(loop)
+
+
+def begin(loop: TrainingLoop, config: AnyConfig, resume: str | None) -> None:
+    """Create the run, or restore it.
+
+    Raises:
+        InputError: if it cannot be written, or has gone further than it should.
+    """
+    config_yaml = OmegaConf.to_yaml(OmegaConf.structured(config))
+    if resume is None:
+        loop.run.create(config_yaml)
+        return
+    loop.restore()
+    if loop.step > config.steps:
+        raise InputError(
+            f"{resume} has done {loop.step} updates, more than steps={config.steps}; "
+            "give more steps"
+        )
+    loop.run.write_config(config_yaml)
+    log.info("going on from step %d of %d", loop.step, config.steps)
 
 
 def run_path(config: RunConfig, task: Task) -> Path:
@@ -129,7 +169,7 @@ def run_path(config: RunConfig, task: Task) -> Path:
     return Path(config.output_dir) / f"{task.run_name()}-seed{config.seed}-{now}"
 
 
-def schedule_of(config: RLConfig | ToyConfig) -> Schedule:
+def schedule_of(config: AnyConfig) -> Schedule:
     """The loop's part of the configuration."""
     return Schedule(
         steps=config.steps,

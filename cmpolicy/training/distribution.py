@@ -30,18 +30,28 @@ class Ranks:
         return self.rank == 0
 
     @classmethod
-    def join(cls) -> Ranks:
-        """The process group that torchrun's environment describes; one process without it."""
+    def join(cls, device: str = "auto") -> Ranks:
+        """The process group that torchrun's environment describes; one process without it.
+
+        Args:
+            device: ``cpu``, or each process takes a GPU where there are some.
+
+        Raises:
+            InputError: if there are fewer GPUs than processes.
+        """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             return cls()
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        if not distributed.is_initialized():
-            # both: NCCL for tensors on GPUs, gloo for those of the CPU
-            distributed.init_process_group(
-                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            )
+        backend = "gloo"
+        if device != "cpu" and torch.cuda.is_available():
+            local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            if local >= count:
+                raise InputError(
+                    f"{count} GPUs for more than {local} processes; start fewer, or give device=cpu"
+                )
+            torch.cuda.set_device(local)
+            backend = "cpu:gloo,cuda:nccl"  # signals are exchanged on the CPU
+        distributed.init_process_group(backend)
         return cls(distributed.get_rank(), size)
 
     def leave(self) -> None:

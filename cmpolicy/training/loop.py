@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm
 
+from cmpolicy.training.distribution import Ranks
 from cmpolicy.training.interruption import Interrupted, InterruptionGuard
 from cmpolicy.training.run_directory import RunDirectory
 
@@ -77,6 +78,7 @@ class TrainingLoop:
 
     Args:
         on_evaluation: called after each evaluation with all of them and the updates a second.
+        ranks: the processes that do the same; all evaluate, and stop after the same update.
     """
 
     def __init__(
@@ -89,9 +91,10 @@ class TrainingLoop:
         *,
         on_evaluation: OnEvaluation | None = None,
         progress_bar: bool = True,
+        ranks: Ranks = Ranks(),  # noqa: B008  # frozen
     ) -> None:
         self.learner, self.dataset, self.evaluate = learner, dataset, evaluate
-        self.run, self.schedule = run, schedule
+        self.run, self.schedule, self.ranks = run, schedule, ranks
         self.on_evaluation = on_evaluation
         self.progress_bar = progress_bar
         self.step = 0
@@ -113,7 +116,10 @@ class TrainingLoop:
         self.evaluations = [Evaluation(**e) for e in state["evaluations"]]
         torch.set_rng_state(state["rng"]["cpu"])
         if torch.cuda.is_available() and state["rng"]["cuda"]:
-            torch.cuda.set_rng_state_all(state["rng"]["cuda"])
+            if self.ranks.size > 1:  # all draw as the first does, which has written
+                torch.cuda.set_rng_state(state["rng"]["cuda"][0])
+            else:
+                torch.cuda.set_rng_state_all(state["rng"]["cuda"])
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs."""
@@ -154,8 +160,9 @@ class TrainingLoop:
                     self.train_until(self.next_stop(), guard, bar)
                     if self.step > before:
                         self.after_updates(bar)
-                    if guard.signum:
-                        self.stop(guard.signum)
+                    signum = self.ranks.largest(guard.signum)
+                    if signum:
+                        self.stop(signum)
         finally:
             self.run.close_logs()
         return self.evaluations
@@ -172,7 +179,7 @@ class TrainingLoop:
         """Updates up to `stop`; the last one's scalars are logged if a log is due."""
         begin, first = time.perf_counter(), self.step
         metrics: Mapping[str, torch.Tensor] = {}
-        while self.step < stop and not guard.signum:
+        while self.step < stop and not self.ranks.largest(guard.signum):
             metrics = self.learner.update(self.dataset.sample(self.schedule.batch_size))
             self.step += 1
             bar.update()

@@ -159,6 +159,31 @@ class RunDirectory:
         write_atomically(self.results_path, (json.dumps(finite(results), indent=2) + "\n").encode())
 
 
+class SilentRunDirectory(RunDirectory):
+    """A run that this process reads and another one writes."""
+
+    def create(self, config: str) -> None:
+        """Leave it to the other."""
+
+    def write_config(self, config: str) -> None:
+        """Leave it to the other."""
+
+    def open_logs(self, step: int) -> None:
+        """Leave it to the other."""
+
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Leave it to the other."""
+
+    def flush_metrics(self) -> None:
+        """Leave it to the other."""
+
+    def close_logs(self) -> None:
+        """Leave it to the other."""
+
+    def save_checkpoint(self, name: str, state: dict[str, Any]) -> None:
+        """Leave it to the other."""
+
+
 def finite(node: Any) -> Any:
     """The same tree with null for what JSON cannot say: NaN and infinity."""
     if isinstance(node, Mapping):

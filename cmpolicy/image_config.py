@@ -1,0 +1,166 @@
+"""Every key of an image run and of sampling, its type, its default and its range."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from cmpolicy.generative.loss_config import LossConfig
+from cmpolicy.networks.unet import UNetConfig
+from cmpolicy.run_config import (
+    RunConfig,
+    check_checkpoint,
+    check_levels,
+    check_positive,
+    check_seed,
+)
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass
+class ImageDataConfig:
+    """Images to learn.
+
+    Attributes:
+        name: a name in `cmpolicy.datasets.images.IMAGE_DATASETS`.
+        root: where its files lie; null looks in the cache, then downloads.
+        flip: mirror half of the images; null for what is usual for the dataset.
+        size: pixels of a side, to which images are resized and cropped; null leaves them.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    flip: bool | None = None
+    size: int | None = None
+
+
+@dataclass
+class ImageEvalConfig:
+    """Comparison of samples with images.
+
+    Attributes:
+        every: updates between two comparisons.
+        samples: of each during training.
+        final_samples: of the last and the best checkpoint at the end.
+    """
+
+    every: int = 1_000
+    samples: int = 500
+    final_samples: int = 1_000
+
+    def __post_init__(self) -> None:
+        check_positive(self, "every", "samples", "final_samples")
+
+
+@dataclass
+class ImageConfig(RunConfig):
+    """Images: `python -m cmpolicy.train --config-name image data=NAME image_loss=LOSS`.
+
+    Attributes:
+        data: the images; a file in configs/data/, which sets a fitting network as well.
+        network: sizes of the U-Net.
+        conditional: train on class labels, where the images have some.
+        label_dropout: share of the labels that training hides, so that the model also samples
+            without one.
+        loss: see `LossConfig`; a file in configs/image_loss/.
+        teacher: an image run whose teacher is distilled, or whose weights the student begins with,
+            in place of training one first.
+        sigma_min, sigma_max: ends of the noise levels, where the data has σ_d = 0.5.
+        batch_size: of one update, over all processes.
+        accumulate: pieces in which a process takes its part of a batch, to save memory.
+        precision: ``float32``, ``bfloat16`` (networks compute in it, losses do not), or ``auto``
+            for what is quickest on the device.
+    """
+
+    data: ImageDataConfig = field(default_factory=ImageDataConfig)
+    network: UNetConfig = field(default_factory=UNetConfig)
+    conditional: bool = True
+    label_dropout: float = 0.0
+    loss: LossConfig = field(default_factory=LossConfig)
+    teacher: str | None = None
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    accumulate: int = 1
+    precision: str = "auto"
+    eval: ImageEvalConfig = field(default_factory=ImageEvalConfig)
+    steps: int = 4_000
+    batch_size: int = 128
+    log_every: int = 100
+    checkpoint_every: int = 1_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "accumulate")
+        check_levels(self.sigma_min, self.sigma_max)
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"unknown precision {self.precision!r}, expected one of {', '.join(PRECISIONS)}"
+            )
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"label_dropout must be between 0 and 1, got {self.label_dropout}")
+        if self.loss.stable_target:
+            raise ValueError("loss.stable_target is for few dimensions, not for images")
+        if self.teacher is not None and self.loss.only_teacher:
+            raise ValueError(f"loss.name={self.loss.name} trains a teacher and takes none")
+
+
+@dataclass
+class SampleConfig:
+    """`python -m cmpolicy.sample run=RUN`.
+
+    Attributes:
+        run: a run of images or of a toy.
+        checkpoint: ``last`` or ``best``.
+        model: ``student`` or ``teacher``; null for the student where there is one.
+        ema: decay of the averaged weights; null for the one that training evaluated.
+        num_samples: how many.
+        seed: of the first sample; sample i has the seed `seed` + i and depends on nothing else.
+        label: of all samples; null for all classes in turn.
+        unconditional: sample without labels.
+        batch_size: how many at once.
+        steps: of the sampler: Heun's steps of a teacher, network calls of a student; with `ts`
+            the length of the Karras grid that these are indices of.
+        ts: indices into the Karras grid of `steps` levels, 0 the noisiest, as OpenAI counts.
+        levels: noise levels of a student, decreasing, where the data has σ_d = 0.5.
+        solver: of a teacher, ``heun`` or ``euler``.
+        churn, churn_min, churn_max, churn_noise: of a teacher: Karras et al. 2022, Algorithm 2.
+        out: the .npz; null for one below the run.
+        columns: of the sheet; null for as many as make it about square.
+        sheet_samples: samples on the sheet, at most.
+        device: as in training.
+        threads: as in training.
+        progress: show a progress bar.
+    """
+
+    run: str = MISSING
+    checkpoint: str = "last"
+    model: str | None = None
+    ema: float | None = None
+    num_samples: int = 100
+    seed: int = 0
+    label: int | None = None
+    unconditional: bool = False
+    batch_size: int = 100
+    steps: int | None = None
+    ts: list[int] | None = None
+    levels: list[float] | None = None
+    solver: str = "heun"
+    churn: float = 0.0
+    churn_min: float = 0.0
+    churn_max: float = math.inf
+    churn_noise: float = 1.0
+    out: str | None = None
+    columns: int | None = None
+    sheet_samples: int = 100
+    device: str = "auto"
+    threads: int | None = 1
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        given = [k for k in ("steps", "threads", "columns") if getattr(self, k) is not None]
+        check_positive(self, "num_samples", "batch_size", "sheet_samples", *given)
+        check_seed(self.seed)
+        check_checkpoint(self.checkpoint)
