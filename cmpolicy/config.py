@@ -15,7 +15,7 @@ from omegaconf import MISSING
 
 from cmpolicy.agents import AGENTS
 from cmpolicy.generative.loss_config import LossConfig
-from cmpolicy.image_config import ImageConfig, SampleConfig
+from cmpolicy.image_config import EditConfig, ImageConfig, SampleConfig
 from cmpolicy.run_config import (
     RunConfig,
     check_checkpoint,
@@ -186,5 +186,6 @@ def register_schemas() -> None:
     store.store(group="image_loss", name="loss_schema", node=LossConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="sample_schema", node=SampleConfig)
+    store.store(name="edit_schema", node=EditConfig)
     for name, agent in AGENTS.items():
         store.store(group="agent", name=f"{name}_schema", node=agent.Config)
