@@ -15,7 +15,7 @@ from omegaconf import MISSING
 
 from cmpolicy.agents import AGENTS
 from cmpolicy.generative.loss_config import LossConfig
-from cmpolicy.image_config import EditConfig, ImageConfig, SampleConfig
+from cmpolicy.image_config import EditConfig, ImageConfig, ImageMetricsConfig, SampleConfig
 from cmpolicy.run_config import (
     RunConfig,
     check_checkpoint,
@@ -145,22 +145,23 @@ class ToyConfig(RunConfig):
 
 
 @dataclass
-class EvaluateConfig:
-    """`python -m cmpolicy.evaluate run=RUN`.
+class EvaluateConfig(ImageMetricsConfig):
+    """`python -m cmpolicy.evaluate run=RUN`, or `npz=FILE data=NAME` for pictures at hand.
 
     Attributes:
-        run: a run directory.
+        run: a run directory of an agent or of images.
         checkpoint: ``last`` or ``best``.
         episodes: how many.
-        seed: the first episode's.
-        steps: network calls an action; null for what the policy was trained with.
+        seed: the first episode's, or sample's.
+        steps: network calls an action, null for what the policy was trained with; or a sample,
+            null for 1, 2, 5, and the teacher's.
         best_of: actions drawn an observation, of which the critic picks the best; null for the
             agent's own way.
         video: write the first episode as video.mp4.
         device: as in training.
     """
 
-    run: str = MISSING
+    run: str | None = None
     checkpoint: str = "last"
     episodes: int = 20
     seed: int = 1_000
@@ -170,6 +171,7 @@ class EvaluateConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         given = [name for name in ("best_of", "steps") if getattr(self, name) is not None]
         check_positive(self, "episodes", *given)
         check_seed(self.seed)

@@ -219,3 +219,34 @@ class EditConfig:
         check_checkpoint(self.checkpoint)
         if self.noise <= 0 or self.start <= 0:
             raise ValueError(f"noise and start must be above 0, got {self.noise}, {self.start}")
+
+
+@dataclass
+class ImageMetricsConfig:
+    """The part of `python -m cmpolicy.evaluate` that images have.
+
+    Attributes:
+        npz: pictures to compare in place of a run's, as `cmpolicy.sample` writes them.
+        data, root, size: what to compare them with; null for what the run was trained on.
+        extractor: a name in `cmpolicy.evaluation.extractors.EXTRACTORS`; only the distance on
+            ``inception`` is the FID.
+        weights: a file with the extractor's weights; null for that of an installed package.
+        reference: a file with mu and sigma to compare with, in place of the data.
+        save_reference: where to write such a file.
+        num_samples: of each sampler of a run.
+        batch_size: how many at once.
+    """
+
+    npz: str | None = None
+    data: str | None = None
+    root: str | None = None
+    size: int | None = None
+    extractor: str = "classifier"
+    weights: str | None = None
+    reference: str | None = None
+    save_reference: str | None = None
+    num_samples: int = 5_000
+    batch_size: int = 250
+
+    def __post_init__(self) -> None:
+        check_positive(self, "num_samples", "batch_size")
