@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,11 +11,10 @@ from torch.nn import functional
 
 from cmpolicy.networks.dropout import SharedDropout
 from cmpolicy.networks.embeddings import FourierEmbedding
+from cmpolicy.networks.group_norm import GROUP_CHANNELS, GroupNorm
 
 RESAMPLERS = ("pool", "fir")
 HEAD_CHANNELS = 64
-GROUP_CHANNELS = 4  # at least, in a GroupNorm
-MAX_GROUPS = 32
 
 
 @dataclass
@@ -55,16 +53,6 @@ class UNetConfig:
                 f"need resample in {', '.join(RESAMPLERS)} and 0 ≤ dropout < 1, got "
                 f"{self.resample!r} and {self.dropout}"
             )
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """As many groups as EDM's networks have, where that divides the channels."""
-    return nn.GroupNorm(math.gcd(MAX_GROUPS, channels // GROUP_CHANNELS), channels)
-
-
-def normalized(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """In float32: the sums need it, and a CPU has no quick one in bfloat16."""
-    return norm(x.to(norm.weight.dtype)).to(x.dtype)  # type: ignore[no-any-return]
 
 
 def zero(module: nn.Conv2d) -> nn.Conv2d:
@@ -112,14 +100,14 @@ class Attention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.heads = max(1, channels // HEAD_CHANNELS)
-        self.norm = group_norm(channels)
+        self.norm = GroupNorm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → the same shape."""
         b, c, height, width = x.shape
-        qkv = self.qkv(normalized(self.norm, x)).permute(0, 2, 3, 1)
+        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1)
         q, k, v = qkv.reshape(b, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         scores = q @ k.transpose(-1, -2) * (c // self.heads) ** -0.5
         y = scores.softmax(-1, dtype=torch.promote_types(x.dtype, torch.float32)).to(v.dtype) @ v
@@ -144,7 +132,7 @@ class ResidualBlock(nn.Module):
         resample: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.norm1, self.norm2 = group_norm(inputs), group_norm(outputs)
+        self.norm1, self.norm2 = GroupNorm(inputs), GroupNorm(outputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.conv2 = zero(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.affine = nn.Linear(embedding, 2 * outputs)
@@ -155,9 +143,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, inputs, H, W), (B, E) → (B, outputs, H', W')."""
-        h = self.conv1(self.resample(functional.silu(normalized(self.norm1, x))))
+        h = self.conv1(self.resample(functional.silu(self.norm1(x))))
         scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, dim=1)
-        h = torch.addcmul(shift, normalized(self.norm2, h), 1 + scale)
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         h = self.conv2(self.dropout(functional.silu(h)))
         return self.attention(self.skip(self.resample(x)) + h)  # type: ignore[no-any-return]
 
@@ -204,7 +192,7 @@ class UNet(nn.Module):
         self.first = nn.Conv2d(values, c.channels, 3, padding=1)
         widths = self.build_down(c, sides[0] // c.patch, width)
         self.build_up(c, sides[0] // c.patch, width, widths)
-        self.last_norm = group_norm(c.channels * c.multipliers[0])
+        self.last_norm = GroupNorm(c.channels * c.multipliers[0])
         self.last = zero(nn.Conv2d(c.channels * c.multipliers[0], values, 3, padding=1))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -277,5 +265,5 @@ class UNet(nn.Module):
             if i and not isinstance(block.resample, Up):
                 h = torch.cat((h, skips.pop()), dim=1)
             h = block(h, embedding)
-        h = self.last(functional.silu(normalized(self.last_norm, h)))
+        h = self.last(functional.silu(self.last_norm(h)))
         return functional.pixel_shuffle(h, self.patch)
