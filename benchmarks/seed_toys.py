@@ -1,6 +1,7 @@
 """A published toy code on the same data, with the same measures: benchmarks/results/seed_toys.md.
 
     git clone https://github.com/mbreuss/consistency_models_toy_task CLONE
+    pip install einops    # which it imports
     python benchmarks/seed_toys.py CLONE [seeds=5] [samples=20000] [steps=2001] [toys=[three_gmm]]
 
 Trained as its `cm_main.py` trains: diffusion first, then discrete consistency training, `steps`

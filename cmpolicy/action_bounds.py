@@ -77,7 +77,7 @@ class ActionBound(nn.Module):
 
     def decode(self, x0: Tensor) -> Tensor:
         """x₀ → actions inside the bounds whatever x₀ is, (B, action_dim)."""
-        a = x0.nan_to_num(0.0) * self.latent_scale + self.latent_mean
+        a = torch.addcmul(self.latent_mean, x0.nan_to_num(0.0), self.latent_scale)
         a = a.tanh() if self.kind == "tanh" else a.clamp(-1, 1)
         # Rounding in center + half·a can step over a bound by one unit in the last place.
-        return torch.clamp(self.center + self.half_range * a, self.low, self.high)
+        return torch.addcmul(self.center, self.half_range, a).clamp(self.low, self.high)

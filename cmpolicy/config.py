@@ -131,7 +131,8 @@ class ToyConfig(RunConfig):
     teacher: str | None = None
     eta: float = 1.0
     eval: ToyEvalConfig = field(default_factory=ToyEvalConfig)
-    steps: int = 8_000
+    steps: int = 10_000
+    batch_size: int = 512
     log_every: int = 100
     checkpoint_every: int = 1_000
 
@@ -178,6 +179,36 @@ class EvaluateConfig(ImageMetricsConfig):
         check_checkpoint(self.checkpoint)
 
 
+@dataclass
+class ExportConfig:
+    """`python -m cmpolicy.export run=RUN`.
+
+    Attributes:
+        run: a run directory, or a file that `ConsistencyPolicy.save` wrote.
+        checkpoint: ``last`` or ``best``, of a run directory.
+        steps: network calls an action; null for what the policy was trained with.
+        noise: ``input``, so that actions can be reproduced, or ``inside``, drawn in the graph.
+        formats: ``onnx`` and ``torch``, or one of them.
+        output_dir: where the files go; null for the directory `export` in the run.
+    """
+
+    run: str = MISSING
+    checkpoint: str = "last"
+    steps: int | None = None
+    noise: str = "input"
+    formats: list[str] = field(default_factory=lambda: ["onnx", "torch"])
+    output_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            check_positive(self, "steps")
+        check_checkpoint(self.checkpoint)
+        if self.noise not in ("input", "inside"):
+            raise ValueError(f"noise must be input or inside, got {self.noise!r}")
+        if not self.formats or not set(self.formats) <= {"onnx", "torch"}:
+            raise ValueError(f"formats must be of onnx and torch, got {list(self.formats)}")
+
+
 def register_schemas() -> None:
     """Make the dataclasses known to Hydra."""
     store = ConfigStore.instance()
@@ -189,5 +220,6 @@ def register_schemas() -> None:
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="sample_schema", node=SampleConfig)
     store.store(name="edit_schema", node=EditConfig)
+    store.store(name="export_schema", node=ExportConfig)
     for name, agent in AGENTS.items():
         store.store(group="agent", name=f"{name}_schema", node=agent.Config)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from cmpolicy.consistency.solvers import SOLVERS
 from cmpolicy.generative.loss_config import LossConfig
 from cmpolicy.networks.unet import UNetConfig
 from cmpolicy.run_config import (
@@ -18,6 +19,12 @@ from cmpolicy.run_config import (
 )
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def check_precision(name: str) -> None:
+    """Raise ValueError unless networks can compute in it."""
+    if name not in PRECISIONS:
+        raise ValueError(f"unknown precision {name!r}, expected one of {', '.join(PRECISIONS)}")
 
 
 @dataclass
@@ -95,10 +102,7 @@ class ImageConfig(RunConfig):
         super().__post_init__()
         check_positive(self, "accumulate")
         check_levels(self.sigma_min, self.sigma_max)
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"unknown precision {self.precision!r}, expected one of {', '.join(PRECISIONS)}"
-            )
+        check_precision(self.precision)
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must be between 0 and 1, got {self.label_dropout}")
         if self.loss.stable_target:
@@ -112,7 +116,7 @@ class SampleConfig:
     """`python -m cmpolicy.sample run=RUN`.
 
     Attributes:
-        run: a run of images or of a toy.
+        run: a run of images.
         checkpoint: ``last`` or ``best``.
         model: ``student`` or ``teacher``; null for the student where there is one.
         ema: decay of the averaged weights; null for the one that training evaluated.
@@ -130,6 +134,7 @@ class SampleConfig:
         out: the .npz; null for one below the run.
         columns: of the sheet; null for as many as make it about square.
         sheet_samples: samples on the sheet, at most.
+        precision: as in training; in ``float32`` a picture does not change with its neighbours.
         device: as in training.
         threads: as in training.
         progress: show a progress bar.
@@ -155,6 +160,7 @@ class SampleConfig:
     out: str | None = None
     columns: int | None = None
     sheet_samples: int = 100
+    precision: str = "float32"
     device: str = "auto"
     threads: int | None = 1
     progress: bool = True
@@ -164,6 +170,12 @@ class SampleConfig:
         check_positive(self, "num_samples", "batch_size", "sheet_samples", *given)
         check_seed(self.seed)
         check_checkpoint(self.checkpoint)
+        check_precision(self.precision)
+        if self.solver not in SOLVERS or self.model not in (None, "student", "teacher"):
+            raise ValueError(
+                f"need solver in {', '.join(SOLVERS)} and model in student, teacher, got "
+                f"{self.solver!r} and {self.model!r}"
+            )
 
 
 @dataclass

@@ -100,6 +100,11 @@ class ImageModel:
         return self.learner.mean.device
 
     @property
+    def conditional(self) -> bool:
+        """Whether the networks know classes."""
+        return self.config.conditional and self.dataset.classes > 0
+
+    @property
     def parameterization(self) -> Parameterization:
         """Of the student; of the teacher where there is no student."""
         return self.part(None).parameterization
@@ -138,7 +143,7 @@ class ImageModel:
         Raises:
             InputError: if there is no such class.
         """
-        classes = self.dataset.classes if self.config.conditional else 0
+        classes = self.dataset.classes if self.conditional else 0
         if label is not None and not 0 <= label < classes:
             there = f"0 to {classes - 1}" if classes else "none: the model knows no classes"
             raise InputError(f"label is {label}, expected {there}")
@@ -227,9 +232,9 @@ def build_network(config: ImageConfig, info: ImageInfo, device: torch.device) ->
 def quick_in_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for it."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def blank_teacher(config: ImageConfig, info: ImageInfo, device: torch.device) -> EDMTeacher:

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from cmpolicy.action_bounds import BOUNDS, LATENT_STD, ActionBound
+from cmpolicy.atomic_file import write_atomically
 from cmpolicy.consistency.ema import ema_update
+from cmpolicy.consistency.few_step import FewStepSampler, draw_noise
 from cmpolicy.consistency.losses import LOSSES, Loss
 from cmpolicy.consistency.parameterization import PARAMETERIZATIONS
-from cmpolicy.consistency.sampling import check_levels, few_step_levels, multistep
+from cmpolicy.consistency.sampling import check_levels, few_step_levels
 from cmpolicy.errors import InputError
 from cmpolicy.networks.embeddings import EMBEDDINGS
 from cmpolicy.networks.mlp import ACTIVATIONS, ConditionalMLP
@@ -131,7 +133,6 @@ class ConsistencyPolicy(nn.Module):
         )
         grid = few_step_levels(config.steps, self.parameterization)
         self.levels = grid if config.levels is None else list(config.levels)
-        check_levels(self.levels, self.parameterization.boundary)
         self.consistency_loss = config.make_loss()
         self.bound = ActionBound(config.bound, action_dim, action_low, action_high)
         self.network = ConditionalMLP(
@@ -142,6 +143,7 @@ class ConsistencyPolicy(nn.Module):
             self.target_network = copy.deepcopy(self.network).requires_grad_(False)
         self.register_buffer("obs_mean", torch.zeros(obs_dim))
         self.register_buffer("obs_std", torch.ones(obs_dim))
+        self.sampler = self.sampler_at(self.levels)
 
     @torch.no_grad()
     def fit_normalizers(self, observations: Tensor, actions: Tensor) -> None:
@@ -184,6 +186,11 @@ class ConsistencyPolicy(nn.Module):
         x0 = self.parameterization(network or self.network, x, sigma, condition)
         return x0.tanh() if squash else x0
 
+    def sampler_at(self, levels: Sequence[float]) -> FewStepSampler:
+        """A sampler at noise levels of one's choice, decreasing."""
+        embedding, squash = self.network.embedding, self.bound.kind == "squash"
+        return FewStepSampler(self.parameterization, levels, embedding, self.obs_mean, squash)
+
     def forward(
         self,
         observations: Tensor,
@@ -195,7 +202,8 @@ class ConsistencyPolicy(nn.Module):
         """Sample actions, differentiably: (B, obs_dim) → (B, action_dim) inside the bounds.
 
         Args:
-            noise: z of the first step, (B, action_dim); drawn if not given.
+            noise: z of the first step, (B, action_dim), or of all, (B, steps, action_dim); drawn
+                where it is not given.
             levels: noise levels, decreasing; those of the policy if not given.
         """
         if observations.ndim != 2 or observations.shape[1] != self.obs_dim:
@@ -203,20 +211,14 @@ class ConsistencyPolicy(nn.Module):
                 f"observations must have shape (batch, {self.obs_dim}), "
                 f"got {tuple(observations.shape)}"
             )
+        sampler = self.sampler if levels is None else self.sampler_at(levels)
         condition = self.normalize(observations)
+        shape = (observations.shape[0], self.action_dim)
         if noise is None:
-            shape = (observations.shape[0], self.action_dim)
-            noise = torch.randn(
-                shape, generator=generator, device=condition.device, dtype=condition.dtype
-            )
-        x0 = multistep(
-            lambda x, sigma: self.f(x, sigma, condition),
-            noise,
-            self.levels if levels is None else levels,
-            self.parameterization.boundary,
-            generator,
-        )
-        return self.decode(x0)
+            noise = draw_noise(shape, condition, generator)
+        elif noise.shape not in (shape, whole := (shape[0], sampler.steps, shape[1])):
+            raise ValueError(f"noise must have shape {shape} or {whole}, got {tuple(noise.shape)}")
+        return self.decode(sampler.sample(self.network, noise, condition, generator))
 
     def loss(
         self,
@@ -274,8 +276,8 @@ class ConsistencyPolicy(nn.Module):
         (obs_dim,) → (action_dim,), or (N, obs_dim) → (N, action_dim), float32.
         """
         array = np.array(observation, dtype=np.float32)  # a copy: torch refuses read-only memory
-        batch = torch.from_numpy(np.atleast_2d(array)).to(self.obs_mean.device)
-        sampled = self(batch, levels=levels, generator=generator)
+        batch = torch.from_numpy(array[None] if array.ndim == 1 else array)
+        sampled = self(batch.to(self.obs_mean.device), levels=levels, generator=generator)
         actions: npt.NDArray[np.float32] = sampled.cpu().numpy()
         return actions[0] if array.ndim == 1 else actions
 
@@ -290,7 +292,7 @@ class ConsistencyPolicy(nn.Module):
             **dataclasses.asdict(self.config),
         }
         metadata = {"format": FORMAT, "arguments": json.dumps(arguments)}
-        Path(path).write_bytes(safetensors.torch.save(tensors, metadata))
+        write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> ConsistencyPolicy:

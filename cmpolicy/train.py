@@ -31,6 +31,7 @@ from cmpolicy.run_config import RunConfig
 from cmpolicy.toys import ToyTask
 from cmpolicy.training.distribution import Ranks
 from cmpolicy.training.loop import Dataset, Evaluation, Learner, Schedule, TrainingLoop
+from cmpolicy.training.precision import use_fast_float32_products
 from cmpolicy.training.run_directory import RunDirectory, SilentRunDirectory
 
 log = logging.getLogger("cmpolicy")
@@ -116,6 +117,7 @@ def train_together(config: AnyConfig, resume: str | None, ranks: Ranks) -> None:
         torch.set_num_threads(config.threads)
     if not ranks.main:
         log.setLevel(logging.ERROR)
+    use_fast_float32_products(device)
     torch.manual_seed(config.seed)
     task = make_task(config, device, ranks)
 

@@ -17,8 +17,9 @@ from cmpolicy.offline_rl import build_agent
 
 NAMES = {
     group: sorted(path.stem for path in (Path(CONFIG_PATH) / group).glob("*.yaml"))
-    for group in ("env", "agent", "loss")
+    for group in ("env", "agent", "loss", "data", "image_loss")
 }
+DOORS = ("rl", "toy", "image", "evaluate", "sample", "edit", "export")
 
 
 def compose(*overrides: str, config: str = "rl") -> Any:
@@ -30,9 +31,7 @@ def compose(*overrides: str, config: str = "rl") -> Any:
 
 def test_every_configuration_file_is_known_here() -> None:
     found = {p.relative_to(CONFIG_PATH).as_posix() for p in Path(CONFIG_PATH).rglob("*.yaml")}
-    known = {"rl.yaml", "toy.yaml", "evaluate.yaml"} | {
-        f"{g}/{n}.yaml" for g in NAMES for n in NAMES[g]
-    }
+    known = {f"{door}.yaml" for door in DOORS} | {f"{g}/{n}.yaml" for g in NAMES for n in NAMES[g]}
     assert found == known
     assert len(NAMES["env"]) > 30
     assert set(AGENTS) <= set(NAMES["agent"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ def seed() -> None:
 
 def small(bound: str = "tanh", **overrides: Any) -> ConsistencyPolicy:
     """A policy of 3 observations and 2 actions with unequal bounds and normalisers of some data."""
-    policy = ConsistencyPolicy(3, 2, LOW, HIGH, bound=bound, hidden=[16, 16], **overrides)
+    policy = ConsistencyPolicy(3, 2, LOW, HIGH, bound=bound, **{"hidden": [16, 16], **overrides})
     observations, actions = data()
     policy.fit_normalizers(observations, actions)
     return policy
@@ -54,6 +55,8 @@ def network_inputs(policy: ConsistencyPolicy, call: Callable[[], object]) -> lis
     hook = policy.network.register_forward_pre_hook(lambda _, args: seen.append(list(args)))
     call()
     hook.remove()
+    for inputs in seen:  # a Fourier embedding begins with c_noise itself
+        inputs[1] = inputs[1] if inputs[1].ndim == 1 else inputs[1][:, 0]
     return seen
 
 
@@ -243,6 +246,23 @@ def test_as_many_network_calls_as_steps(steps: int) -> None:
     assert [c[0].item() for _, c, _ in seen] == pytest.approx(
         [math.log(80) / 4, 0.0, math.log(0.5) / 4]
     )
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_noise_decides_the_actions(bound: str) -> None:
+    policy = small(bound, steps=2)
+    observations = torch.randn(5, 3)
+    first, second = (torch.randn(5, 2, generator=generator(s)) for s in (1, 2))
+    whole = policy(observations, noise=torch.stack((first, second), dim=1))
+    assert torch.equal(policy(observations, noise=first, generator=generator(2)), whole)
+    assert not torch.equal(policy(observations, noise=first, generator=generator(3)), whole)
+    assert not torch.equal(policy(observations, noise=second, generator=generator(2)), whole)
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (5, 1), (5,), (5, 1, 2), (5, 3, 2), (2, 5, 2), ()])
+def test_noise_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"noise must have shape \(5, 2\) or \(5, 2, 2\)"):
+        small(steps=2)(torch.zeros(5, 3), noise=torch.zeros(shape))
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
@@ -564,6 +584,23 @@ def test_chosen_levels_and_options_survive_the_file(tmp_path: Path) -> None:
 def test_nothing_is_left_behind_by_saving(tmp_path: Path) -> None:
     small().save(tmp_path / "p")
     small().save(tmp_path / "p")
+    assert [f.name for f in tmp_path.iterdir()] == ["p"]
+
+
+def test_a_save_that_fails_leaves_the_old_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small().save(tmp_path / "p")
+    before = (tmp_path / "p").read_bytes()
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            small(hidden=[8]).save(tmp_path / "p")
+    assert (tmp_path / "p").read_bytes() == before
     assert [f.name for f in tmp_path.iterdir()] == ["p"]
 
 

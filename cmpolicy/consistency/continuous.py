@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmpolicy.consistency.metrics import metric_named, squared, weighted
+from cmpolicy.consistency.metrics import edm_weight, metric_named, squared, weighted
 from cmpolicy.consistency.parameterization import (
     LevelFunction,
     Parameterization,
@@ -67,14 +67,18 @@ class ContinuousConsistency:
 
     Attributes:
         metric: a name in METRICS.
+        weight: ``uniform`` (λ = 1, with which the largest levels drown all others), or ``edm``.
     """
 
-    metric: str = "pseudo_huber"
+    metric: str = "squared"
+    weight: str = "edm"
 
     needs_target_ema = False
 
     def __post_init__(self) -> None:
         metric_named(self.metric)
+        if self.weight not in ("uniform", "edm"):
+            raise ValueError(f"weight must be uniform or edm, got {self.weight!r}")
         prepare_forward_mode()
 
     def target_decay(self, progress: Tensor) -> Tensor:
@@ -99,7 +103,10 @@ class ContinuousConsistency:
         velocity = velocity_at(x, sigma, noise, teacher)
         speed = karras_speed(sigma, p.sigma_min, p.sigma_max)
         value, df_du = tangent(f_target, x, sigma, velocity, speed)
-        return weighted(metric_named(self.metric)(f(x, sigma), value - df_du), sigma, log_weight)
+        loss = metric_named(self.metric)(f(x, sigma), value - df_du)
+        if self.weight == "edm":
+            loss = edm_weight(sigma, p.sigma_data) * loss
+        return weighted(loss, sigma, log_weight)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmpolicy.consistency.metrics import squared, weighted
+from cmpolicy.consistency.metrics import edm_weight, squared, weighted
 from cmpolicy.consistency.parameterization import (
     LevelFunction,
     Parameterization,
@@ -21,6 +21,8 @@ from cmpolicy.consistency.schedules import lognormal_sigma
 @dataclass(frozen=True)
 class DenoisingScoreMatching:
     """λ(σ) ‖D_θ(x₀ + σ z, σ) − x₀‖², λ = (σ² + σ_d²)/(σ σ_d)²: Karras et al. 2022, eq. 2, Table 1.
+
+    A teacher's D(x_σ, σ) may stand for x₀, whose expectation it is.
 
     Attributes:
         p_mean, p_std: mean and standard deviation of ln σ, drawn between σ_min and σ_max.
@@ -49,36 +51,42 @@ class DenoisingScoreMatching:
         noise, uniform = draw(x0, randomness)
         p = parameterization
         sigma = lognormal_sigma(uniform, p.sigma_min, p.sigma_max, self.p_mean, self.p_std)
-        loss = squared(f(x0 + expand_as(sigma, x0) * noise, sigma), x0)
-        weight = (sigma**2 + p.sigma_data**2) / (sigma * p.sigma_data) ** 2
-        return weighted(weight * loss, sigma, log_weight)
+        x = x0 + expand_as(sigma, x0) * noise
+        with torch.no_grad():
+            target = x0 if teacher is None else teacher(x, sigma)
+        loss = squared(f(x, sigma), target)
+        return weighted(edm_weight(sigma, p.sigma_data) * loss, sigma, log_weight)
 
 
-def batch_denoiser(x0: Tensor, condition: Tensor | None = None) -> LevelFunction:
+def batch_denoiser(
+    x0: Tensor, condition: Tensor | None = None, bandwidth: float = 0.02
+) -> LevelFunction:
     """E[x₀ | x_σ] if the data were this batch: the stable target of Xu, Tong & Jaakkola 2023.
 
-    As a teacher it makes consistency training of low variance: without one, D is the sample that
-    the noise was added to, one draw of the same expectation. For few dimensions; in many, every
-    noisy point knows its own sample.
+    As a teacher it makes denoising and consistency training of low variance: without one, D is the
+    sample that the noise was added to, one draw of the same expectation. For few dimensions; in
+    many, every noisy point knows its own sample.
 
     Args:
         x0: (B, …); the i-th noisy point is that of the i-th sample.
-        condition: (B, …); only samples of an equal condition count.
+        condition: (B, …); a sample whose condition is c′ counts with exp(−‖c − c′‖²/2h²), so that
+            of labels only equal ones do.
+        bandwidth: h, in units of the condition.
 
     Returns:
         D(x_σ (B, …), σ (B,)) → (B, …).
     """
     data = x0.flatten(1)
-    equal = None
+    # −‖x − d‖²/2 up to ‖x‖²/2, which is the same for every d, as one product
+    extended = torch.cat((data, -0.5 * data.square().sum(1, keepdim=True)), dim=1).T
+    kernel: Tensor | float = 0.0
     if condition is not None:
-        c = condition.flatten(1)
-        equal = (c[:, None] == c[None]).all(2)
+        c = condition.flatten(1).to(x0.dtype)
+        kernel = -torch.cdist(c, c).square() / (2 * bandwidth**2)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        distance = torch.cdist(x.flatten(1), data).square()
-        logits = -distance / (2 * sigma[:, None] ** 2)
-        if equal is not None:
-            logits = logits.masked_fill(~equal, -torch.inf)
+        points = torch.cat((x.flatten(1), torch.ones_like(sigma[:, None])), dim=1)
+        logits = (points / sigma[:, None] ** 2) @ extended + kernel
         return (logits.softmax(1) @ data).view_as(x)
 
     return denoise

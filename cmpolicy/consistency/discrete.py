@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmpolicy.consistency.metrics import metric_named, weighted
+from cmpolicy.consistency.metrics import edm_weight, metric_named, weighted
 from cmpolicy.consistency.parameterization import (
     LevelFunction,
     Parameterization,
@@ -36,7 +36,7 @@ class DiscreteConsistency:
 
     Attributes:
         metric: a name in METRICS.
-        weight: ``uniform`` (λ = 1), or ``inverse`` (λ = 1/(σ_{n+1} − σ_n)).
+        weight: ``uniform`` (λ = 1), ``inverse`` (λ = 1/(σ_{n+1} − σ_n)), or ``edm``.
         solver: a name in SOLVERS, for the teacher's step.
         scale: multiplies the loss.
     """
@@ -48,8 +48,8 @@ class DiscreteConsistency:
 
     def __post_init__(self) -> None:
         metric_named(self.metric)
-        if self.weight not in ("uniform", "inverse"):
-            raise ValueError(f"weight must be uniform or inverse, got {self.weight!r}")
+        if self.weight not in ("uniform", "inverse", "edm"):
+            raise ValueError(f"weight must be uniform, inverse or edm, got {self.weight!r}")
         if self.solver not in SOLVERS:
             raise ValueError(
                 f"unknown solver {self.solver!r}, expected one of {', '.join(SOLVERS)}"
@@ -92,6 +92,8 @@ class DiscreteConsistency:
         loss = metric_named(self.metric)(f(x_high, high), target)
         if self.weight == "inverse":
             loss = loss / (high - low)
+        elif self.weight == "edm":
+            loss = edm_weight(high, parameterization.sigma_data) * loss
         return weighted(self.scale * loss, high, log_weight)
 
 

@@ -32,6 +32,14 @@ def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:
     return (delta.square().sum(1) + c**2).sqrt() - c
 
 
+def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
+    """λ(σ) = (σ² + σ_d²)/(σ σ_d)² = 1/c_out², which makes every level's error in F count the same.
+
+    Karras et al. 2022, Table 1. (B,) → (B,).
+    """
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
 METRICS: dict[str, Metric] = {
     "squared": squared,
     "mean_squared": mean_squared,

@@ -5,9 +5,10 @@ Levels are given as σ and samples as x_σ = x₀ + σ z everywhere in this pack
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -36,6 +37,15 @@ def expand_as(level: Tensor, x: Tensor) -> Tensor:
             f"{tuple(x.shape)}, got {tuple(level.shape)}"
         )
     return level.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+class Coefficients(NamedTuple):
+    """f(x, σ) = c_skip x + c_out F(c_in x, c_noise) at one level, its coefficients as numbers."""
+
+    c_skip: float
+    c_out: float
+    c_in: float
+    c_noise: float
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,12 @@ class KarrasParameterization:
     def c_noise(self, sigma: Tensor) -> Tensor:
         """¼ ln σ"""
         return sigma.log() / 4
+
+    def coefficients(self, sigma: float) -> Coefficients:
+        """f at a level that is known in advance."""
+        s = torch.tensor(sigma, dtype=torch.float64, device="cpu")
+        c = self.c_skip(s), self.c_out(s), self.c_in(s), self.c_noise(s)
+        return Coefficients(*(number.item() for number in c))
 
     def __call__(
         self, network: Network, x: Tensor, sigma: Tensor, condition: Tensor | None = None
@@ -139,6 +155,12 @@ class TrigFlowParameterization:
     def time(self, sigma: Tensor) -> Tensor:
         """t = arctan(σ/σ_d) ∈ [0, π/2)"""
         return torch.atan(sigma / self.sigma_data)
+
+    def coefficients(self, sigma: float) -> Coefficients:
+        """f of x_σ, not of x_t, at a level that is known in advance."""
+        t = math.atan(sigma / self.sigma_data)
+        c_skip, c_out = math.cos(t) ** 2, -self.sigma_data * math.sin(t)
+        return Coefficients(c_skip, c_out, math.cos(t) / self.sigma_data, t)
 
     def at_time(
         self, network: Network, x_t: Tensor, t: Tensor, condition: Tensor | None = None

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmpolicy.datasets.image_files import write_whole
+from cmpolicy.atomic_file import write_atomically
 from cmpolicy.errors import InputError
 
 log = logging.getLogger("cmpolicy")
@@ -112,7 +112,7 @@ def trained_classifier(
         fit(network, data.images, labels, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-        write_whole(path, save(weights))
+        write_atomically(path, save(weights))
     return network.eval().requires_grad_(False), key
 
 

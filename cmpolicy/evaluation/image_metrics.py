@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cmpolicy.datasets.image_files import write_whole
+from cmpolicy.atomic_file import write_atomically
 from cmpolicy.errors import InputError
 from cmpolicy.evaluation.extractors import Extractor
 
@@ -227,7 +227,7 @@ def write_reference(path: str | Path, reference: Statistics) -> None:
     """Write `mu`, `sigma` and the number of images; the file appears when it is whole."""
     buffer = io.BytesIO()
     np.savez(buffer, mu=reference.mu, sigma=reference.sigma, count=np.int64(reference.count))
-    write_whole(Path(path), buffer.getbuffer())
+    write_atomically(Path(path), buffer.getvalue())
 
 
 def pair(samples: Any, truth: Any) -> tuple[FloatArray, FloatArray]:

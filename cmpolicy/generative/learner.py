@@ -21,7 +21,7 @@ from cmpolicy.generative.models import (
     LevelModel,
     teacher_parameterization,
 )
-from cmpolicy.networks.dropout import SharedDropout, share_masks
+from cmpolicy.networks.unet_layers import SharedDropout, share_masks
 from cmpolicy.training.distribution import Ranks
 
 LossOf = Callable[[Tensor, Tensor | None, Draws], Tensor]  # (x₀, condition, draws) → (B,)
@@ -133,7 +133,7 @@ class GenerativeLearner(nn.Module):
         """Denoising."""
 
         def loss_of(x0: Tensor, condition: Tensor | None, draws: Draws) -> Tensor:
-            return teacher.loss(x0, condition, draws)
+            return teacher.loss(x0, condition, self.stable_target(x0, condition), draws)
 
         loss = self.add_gradients(teacher, loss_of, batch)
         self.minimize("teacher", teacher, loss, self.step, self.teacher_steps)
@@ -145,17 +145,19 @@ class GenerativeLearner(nn.Module):
         progress = k / self.student_steps
 
         def loss_of(x0: Tensor, condition: Tensor | None, draws: Draws) -> Tensor:
-            teacher: LevelFunction | None = None
+            teacher = self.stable_target(x0, condition)
             if self.config.distils and self.teacher is not None:
                 teacher = self.teacher.given(condition)
-            elif self.config.stable_target:
-                teacher = batch_denoiser(x0, condition)
             return student.loss(x0, condition, progress, teacher, draws)
 
         loss = self.add_gradients(student, loss_of, batch)
         self.minimize("student", student, loss, k, self.student_steps)
         student.update_target(progress)
         return loss
+
+    def stable_target(self, x0: Tensor, condition: Tensor | None) -> LevelFunction | None:
+        """The denoiser of the batch, where that is asked for."""
+        return batch_denoiser(x0, condition) if self.config.stable_target else None
 
     def add_gradients(self, model: LevelModel, loss_of: LossOf, batch: Batch) -> Tensor:
         """Set the gradients of the mean loss of this process's part of the batch; return it, ()."""

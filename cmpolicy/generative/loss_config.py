@@ -38,8 +38,8 @@ class LossConfig:
         max_grad_norm: to which longer gradients are cut; null for any length.
         ema_decay: of the averaged networks that sample, distil and are evaluated, an update.
         other_ema_decays: of further averages, kept to be compared.
-        stable_target: consistency training against the denoiser of the batch in place of each
-            sample, see `batch_denoiser`.
+        stable_target: denoising and consistency training against the denoiser of the batch in
+            place of each sample, see `batch_denoiser`.
         adaptive_weight: weigh noise levels by a learned function, which in few dimensions harms.
     """
 
@@ -49,7 +49,7 @@ class LossConfig:
     teacher_steps: int = 0
     optimizer: str = "adam"
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     warmup: int = 100
     schedule: str = "cosine"
     max_grad_norm: float | None = None

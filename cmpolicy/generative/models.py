@@ -120,12 +120,14 @@ class EDMTeacher(LevelModel):
         self,
         x0: Tensor,
         condition: Tensor | None = None,
+        target: LevelFunction | None = None,
         randomness: Randomness = None,
     ) -> Tensor:
-        """The denoising loss of each sample: (B, …) → (B,)."""
+        """The denoising loss of each sample, (B, …) → (B,): towards x₀, or towards `target`."""
         d = self.given(condition, self.network)
         progress = torch.ones((), device=x0.device)
-        return self.denoising(d, d, x0, self.parameterization, progress, randomness)
+        p = self.parameterization
+        return self.denoising(d, d, x0, p, progress, randomness, teacher=target)
 
     def levels(self, steps: int) -> list[float]:
         """σ_max … σ_min on a Karras grid of `steps` levels, then 0: Karras et al. 2022, eq. 5."""

@@ -41,8 +41,10 @@ class ConditionalMLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], dim))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """(B, dim), (B,), (B, condition_dim) → (B, dim)"""
-        parts = [x, self.embedding(c_noise)]
-        if condition is not None:
-            parts.append(condition)
-        return self.layers(torch.cat(parts, dim=1))  # type: ignore[no-any-return]
+        """(B, dim), (B,) or embedded already (B, embedding.dim), (B, condition_dim) → (B, dim)"""
+        level = self.embedding(c_noise) if c_noise.ndim == 1 else c_noise
+        h = torch.cat((x, level) if condition is None else (x, level, condition), dim=1)
+        for layer in self.layers:
+            # Not layer(h): for one sample, what looks for hooks takes as long as the product.
+            h = layer.forward(h)
+        return h

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cmpolicy.networks.dropout import SharedDropout
 from cmpolicy.networks.embeddings import FourierEmbedding
-from cmpolicy.networks.group_norm import GROUP_CHANNELS, GroupNorm
+from cmpolicy.networks.unet_layers import GROUP_CHANNELS, Down, GroupNorm, ResidualBlock, Up, zero
 
 RESAMPLERS = ("pool", "fir")
-HEAD_CHANNELS = 64
 
 
 @dataclass
@@ -53,101 +51,6 @@ class UNetConfig:
                 f"need resample in {', '.join(RESAMPLERS)} and 0 ≤ dropout < 1, got "
                 f"{self.resample!r} and {self.dropout}"
             )
-
-
-def zero(module: nn.Conv2d) -> nn.Conv2d:
-    """The same module with zero weights, so that a residual branch begins as nothing."""
-    nn.init.zeros_(module.weight)
-    if module.bias is not None:
-        nn.init.zeros_(module.bias)
-    return module
-
-
-class Down(nn.Module):
-    """Half the resolution: (B, C, H, W) → (B, C, H/2, W/2)."""
-
-    kernel: Tensor
-
-    def __init__(self, resample: str) -> None:
-        super().__init__()
-        taps = torch.tensor([1.0, 1.0] if resample == "pool" else [1.0, 3.0, 3.0, 1.0])
-        taps = taps / taps.sum()
-        self.register_buffer("kernel", torch.outer(taps, taps)[None, None], persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.kernel.shape[-1] == 2:
-            return functional.avg_pool2d(x, 2)
-        kernel = self.kernel.to(x.dtype).expand(x.shape[1], -1, -1, -1)
-        return functional.conv2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
-
-
-class Up(Down):
-    """Twice the resolution: (B, C, H, W) → (B, C, 2H, 2W), the adjoint of `Down`, times 4."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.kernel.shape[-1] == 2:
-            return functional.interpolate(x, scale_factor=2, mode="nearest")
-        kernel = (4 * self.kernel).to(x.dtype).expand(x.shape[1], -1, -1, -1)
-        return functional.conv_transpose2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
-
-
-class Attention(nn.Module):
-    """Self-attention over all points of an image, with a zero-initialised residual branch.
-
-    Written out: PyTorch's fused kernels have no forward-mode derivative, which sCT and sCD need.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.heads = max(1, channels // HEAD_CHANNELS)
-        self.norm = GroupNorm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zero(nn.Conv2d(channels, channels, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → the same shape."""
-        b, c, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1)
-        q, k, v = qkv.reshape(b, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        scores = q @ k.transpose(-1, -2) * (c // self.heads) ** -0.5
-        y = scores.softmax(-1, dtype=torch.promote_types(x.dtype, torch.float32)).to(v.dtype) @ v
-        y = y.transpose(1, 2).reshape(b, height, width, c).permute(0, 3, 1, 2)
-        return x + self.out(y)  # type: ignore[no-any-return]
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions, the second after a scale and a shift that the noise level and label give.
-
-    ADM's block (Dhariwal & Nichol 2021, App. A), with resampling inside where there is some.
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        embedding: int,
-        dropout: float,
-        *,
-        attention: bool = False,
-        resample: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = GroupNorm(inputs), GroupNorm(outputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.conv2 = zero(nn.Conv2d(outputs, outputs, 3, padding=1))
-        self.affine = nn.Linear(embedding, 2 * outputs)
-        self.dropout = SharedDropout(dropout)
-        self.resample = resample or nn.Identity()
-        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-        self.attention = Attention(outputs) if attention else nn.Identity()
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(B, inputs, H, W), (B, E) → (B, outputs, H', W')."""
-        h = self.conv1(self.resample(functional.silu(self.norm1(x))))
-        scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, dim=1)
-        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
-        h = self.conv2(self.dropout(functional.silu(h)))
-        return self.attention(self.skip(self.resample(x)) + h)  # type: ignore[no-any-return]
 
 
 class UNet(nn.Module):

@@ -6,7 +6,6 @@ A state is nested dicts and lists of tensors and JSON values. Nothing pickled is
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from cmpolicy.atomic_file import write_atomically
 from cmpolicy.errors import InputError
 
 FORMAT = "cmpolicy.checkpoint.v1"
@@ -82,16 +82,3 @@ def join(node: Any, tensors: dict[str, Tensor]) -> Any:
             return {key: join(value, tensors) for key, value in children}
         return [join(value, tensors) for value in children]
     return node
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` with `data` such that a reader, or a crash, sees the old or the new file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -22,8 +22,9 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from cmpolicy.atomic_file import write_atomically
 from cmpolicy.errors import InputError
-from cmpolicy.training.checkpoint import load_state, save_state, write_atomically
+from cmpolicy.training.checkpoint import load_state, save_state
 
 
 class RunDirectory:

@@ -219,15 +219,17 @@ def test_the_gradient_of_sct_is_minus_g_dot_df() -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
 
 
-def test_the_continuous_loss_is_the_limit_of_the_discrete_one() -> None:
+@pytest.mark.parametrize("weight", ["uniform", "edm"])
+def test_the_continuous_loss_is_the_limit_of_the_discrete_one(weight: str) -> None:
     """(N − 1)² d² between neighbours of a grid of N levels tends to ‖df/du‖²."""
     f = bound(KARRAS, Raw())
     x0 = 0.5 * torch.randn(20_000, 2, generator=torch.Generator().manual_seed(3)).double()
     one = torch.ones((), dtype=torch.float64)
-    continuous = ContinuousConsistency(metric="squared")
+    continuous = ContinuousConsistency(weight=weight)
     expected = continuous(f, f, x0, KARRAS, one, torch.Generator().manual_seed(5)).mean()
     n = 4000
-    discrete = LOSSES["ct"](s1=n)(f, f, x0, KARRAS, one, torch.Generator().manual_seed(5)).mean()
+    ct = LOSSES["ct"](s1=n, weight=weight)
+    discrete = ct(f, f, x0, KARRAS, one, torch.Generator().manual_seed(5)).mean()
     assert n**2 * discrete.item() == pytest.approx(expected.item(), rel=0.01)
 
 

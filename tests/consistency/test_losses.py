@@ -117,7 +117,7 @@ def test_metrics_give_one_value_a_sample_and_zero_for_zero(name: str) -> None:
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.37, 1.0])
-@pytest.mark.parametrize("weight", ["uniform", "inverse"])
+@pytest.mark.parametrize("weight", ["uniform", "inverse", "edm"])
 @pytest.mark.parametrize("metric", ["squared", "l1"])
 def test_ct_against_numpy(progress: float, weight: str, metric: str) -> None:
     x0, online, target = data(), Linear(1.3, 0.2), Linear(0.7, -0.1)
@@ -134,6 +134,9 @@ def test_ct_against_numpy(progress: float, weight: str, metric: str) -> None:
         expected = (delta**2).sum() if metric == "squared" else np.abs(delta).sum()
         if weight == "inverse":
             expected /= level(i + 1, n) - level(i, n)
+        if weight == "edm":
+            sigma, d = level(i + 1, n), PARAMETERIZATION.sigma_data
+            expected *= 1 / sigma**2 + 1 / d**2
         assert value[row].item() == pytest.approx(expected, rel=1e-9)
 
 

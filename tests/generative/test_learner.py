@@ -15,6 +15,8 @@ from cmpolicy.errors import InputError
 from cmpolicy.generative.learner import GenerativeLearner
 from cmpolicy.generative.loss_config import LossConfig
 from cmpolicy.networks.fourier_mlp import FourierMLP
+from cmpolicy.networks.unet import UNet, UNetConfig
+from cmpolicy.networks.unet_layers import share_masks
 
 
 class Gaussian:
@@ -144,12 +146,124 @@ def test_runs_without_a_teacher_or_a_step_are_refused(name: str, options: dict[s
         {"learning_rate": 0.0},
         {"teacher_steps": -1},
         {"ema_decay": 1.0},
+        {"other_ema_decays": [1.5]},
+        {"other_ema_decays": [0.999]},
+        {"optimizer": "sgd"},
+        {"schedule": "linear"},
+        {"betas": [0.9]},
+        {"warmup": 0},
+        {"max_grad_norm": 0.0},
     ],
     ids=str,
 )
 def test_bad_configurations_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         LossConfig(**options)
+
+
+def test_a_teacher_alone() -> None:
+    model = learner("edm", options={"p_mean": -0.5})
+    assert model.student is None
+    assert model.teacher is not None
+    start = weights(model.teacher.network)
+    train(model, 12)
+    assert not torch.equal(weights(model.teacher.average_network), start)
+    again = learner("edm", options={"p_mean": -0.5})
+    again.load_training_state(model.training_state())
+    assert torch.equal(weights(again), weights(model))
+
+
+def test_a_student_begins_with_the_weights_of_a_teacher_of_its_own_run() -> None:
+    model = train(learner("ect", parameterization="karras", teacher_steps=6), 6)
+    assert model.teacher is not None
+    assert torch.equal(weights(model.student.network), weights(model.teacher.average_network))
+
+
+def test_averages_of_several_rates() -> None:
+    """Each is what a run with that rate alone has."""
+    model = train(learner("sct", ema_decay=0.3, other_ema_decays=[0.2, 0.6]), 12)
+    for decay in (0.2, 0.3, 0.6):
+        alone = train(learner("sct", ema_decay=decay), 12)
+        assert torch.equal(
+            weights(model.student.averaged(decay)), weights(alone.student.average_network)
+        )
+    assert model.student.averaged() is model.student.average_network
+    with pytest.raises(InputError, match=r"no average of decay 0.5 is kept; there are: 0.3, 0.2"):
+        model.student.averaged(0.5)
+
+
+@pytest.mark.parametrize(("optimizer", "kind"), [("adam", "Adam"), ("radam", "RAdam")])
+def test_the_optimizer_is_the_one_asked_for(optimizer: str, kind: str) -> None:
+    model = train(learner("sct", optimizer=optimizer, betas=[0.8, 0.9]), 3)
+    found = model.optimizers["student"]
+    assert type(found).__name__ == kind
+    assert found.param_groups[0]["betas"] == (0.8, 0.9)
+
+
+def test_a_constant_learning_rate_stays_after_its_warmup() -> None:
+    config = LossConfig("sct", schedule="constant", learning_rate=2.0, warmup=4)
+    assert [config.learning_rate_at(k, 100) for k in (0, 1, 3, 50, 99)] == [0.5, 1, 2, 2, 2]
+
+
+def test_long_gradients_are_cut() -> None:
+    model = learner("sct", max_grad_norm=1e-3)
+    train(model, 1)
+    gradients = [p.grad.flatten() for p in model.student.parameters() if p.grad is not None]
+    assert torch.cat(gradients).norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+# Parts -------------------------------------------------------------------------------------------
+
+
+def small_unet(name: str, dropout: float, **options: Any) -> GenerativeLearner:
+    torch.manual_seed(0)
+    sizes = UNetConfig(channels=8, multipliers=[1, 2], dropout=dropout)
+    config = LossConfig(name, learning_rate=1e-3, **options)
+    return GenerativeLearner(UNet((1, 8, 8), 2, sizes), config, 12, torch.zeros(1, 1, 1), 1.0)
+
+
+def labelled(n: int) -> ToyBatch:
+    return ToyBatch(torch.randn(n, 1, 8, 8), torch.randint(2, (n,)))
+
+
+@pytest.mark.parametrize("name", ["ect", "scd"])
+def test_a_batch_in_pieces_gives_the_same_weights(name: str) -> None:
+    """With dropout too: noise, levels and masks are those that a piece has in the whole."""
+    found = []
+    for accumulate in (1, 4):
+        model = small_unet(name, 0.2, teacher_steps=4)
+        model.accumulate = accumulate
+        torch.manual_seed(1)
+        for _ in range(8):
+            model.update(labelled(16))
+        found.append(weights(model))
+    assert (found[0] - found[1]).abs().max() < 1e-5
+    with pytest.raises(InputError, match="must be a multiple of 4"):
+        model.update(labelled(18))
+
+
+def test_dropout_is_shared_within_an_update_and_fresh_in_the_next() -> None:
+    """Between equal levels f_θ and f_θ⁻ are the same, so that the loss is nothing."""
+    model = small_unet("cd", 0.5, teacher_steps=1, options={"mu": 0.9, "metric": "squared"})
+    student = model.student
+    assert student is not None
+    for p in student.network.parameters():
+        p.data = torch.randn_like(p) * 0.1
+    student.target_network.load_state_dict(student.network.state_dict())  # type: ignore[union-attr]
+    x0, sigma = labelled(6).x, torch.full((6,), 2.0)
+    seen = []
+    for _ in range(2):
+        masks = model.draw_masks(x0)
+        assert masks is not None
+        for network in student.trained_networks:
+            share_masks(network, *masks)
+        f = student.given(None, student.network)(x0, sigma)
+        target = student.given(None, student.target_network)(x0, sigma)
+        assert torch.equal(f, target)
+        seen.append(f)
+    assert not torch.allclose(*seen)
+    average = [student.given(None)(x0, sigma) for _ in range(2)]
+    assert torch.equal(*average)
 
 
 # Resumption --------------------------------------------------------------------------------------

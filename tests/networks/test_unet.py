@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cmpolicy.consistency.continuous import prepare_forward_mode
-from cmpolicy.networks.dropout import SharedDropout, share_masks
-from cmpolicy.networks.unet import Down, UNet, UNetConfig, Up
+from cmpolicy.networks.unet import UNet, UNetConfig
+from cmpolicy.networks.unet_layers import Down, SharedDropout, Up, share_masks
 
 prepare_forward_mode()
 SMALL: dict[str, Any] = {"channels": 8, "multipliers": [1, 2], "blocks": 1}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cmpolicy.errors import InputError
-from cmpolicy.training.checkpoint import FORMAT, load_state, save_state, write_atomically
+from cmpolicy.training.checkpoint import FORMAT, load_state, save_state
 
 
 def state() -> dict[str, Any]:
@@ -138,31 +138,8 @@ def test_a_write_that_fails_leaves_the_old_file(
         patch.setattr(os, call, full)
         with pytest.raises(OSError, match="No space left"):
             save_state(path, {"step": 2})
-        with pytest.raises(OSError, match="No space left"):
-            write_atomically(tmp_path / "new.json", b"{}")
     assert load_state(path) == {"step": 1}
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_the_file_is_on_the_disk_before_it_gets_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    events: list[str] = []
-    fsync, replace = os.fsync, os.replace
-
-    def noted_fsync(descriptor: int) -> None:
-        events.append(f"fsync {os.fstat(descriptor).st_size}")
-        fsync(descriptor)
-
-    def noted_replace(old: Path, new: Path) -> None:
-        assert Path(old).parent == Path(new).parent  # else a rename is a copy
-        events.append(f"replace {Path(new).name}")
-        replace(old, new)
-
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(os, "replace", noted_replace)
-    write_atomically(tmp_path / "x", b"12345")
-    assert events[:2] == ["fsync 5", "replace x"]
 
 
 # Strangers' files -----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cmpolicy.consistency.continuous import prepare_forward_mode
-from cmpolicy.networks.group_norm import GroupNorm
+from cmpolicy.networks.unet_layers import GroupNorm
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 

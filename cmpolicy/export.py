@@ -1,0 +1,162 @@
+"""Write a policy as ONNX and torch.export: `python -m cmpolicy.export run=RUN steps=2`."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmpolicy.atomic_file import write_atomically
+from cmpolicy.config import ExportConfig
+from cmpolicy.errors import InputError
+from cmpolicy.evaluate import load_agent, read_record
+from cmpolicy.front_door import run
+from cmpolicy.policy import ConsistencyPolicy
+from cmpolicy.policy_graph import (
+    PolicyGraph,
+    largest_difference,
+    run_onnx,
+    run_torch,
+    to_onnx,
+    to_torch,
+)
+from cmpolicy.training.run_directory import RunDirectory
+
+log = logging.getLogger("cmpolicy")
+TOLERANCE = 1e-5  # of half an action's range
+FORMATS = {"onnx": (to_onnx, run_onnx, ".onnx"), "torch": (to_torch, run_torch, ".pt2")}
+
+
+def export(config: ExportConfig, overrides: list[str]) -> None:
+    """Write every form, once all are known to act as the policy does, and say how to run them."""
+    policy, about = load_policy(config)
+    graph = PolicyGraph(policy, config.steps, noise_inside=config.noise == "inside")
+    about |= {
+        "steps": graph.steps,
+        "noise": config.noise,
+        "inputs": {name: ["batch", *shape] for name, shape in graph.inputs.items()},
+        "action_low": policy.bound.low.tolist(),
+        "action_high": policy.bound.high.tolist(),
+        "cmpolicy": version("cmpolicy"),
+    }
+    checked = {name: checked_form(name, graph, about) for name in dict.fromkeys(config.formats)}
+    print(signature(graph))
+    for name, (content, difference) in checked.items():
+        path = file_path(config, name, graph.steps)
+        write(path, content)
+        print(f"{name}: {path} ({len(content) / 1e3:.0f} kB)")
+        print(f"  largest difference from the policy: {difference:.0e} of half an action's range")
+        print("  run it:")
+        print("".join(f"    {line}\n" for line in snippet(name, path, graph)), end="")
+
+
+def load_policy(config: ExportConfig) -> tuple[ConsistencyPolicy, dict[str, Any]]:
+    """The policy that acts, and where it is from.
+
+    Raises:
+        InputError: if there is none.
+    """
+    path = Path(config.run)
+    if path.is_file():
+        if config.checkpoint != "last":
+            raise InputError(f"{path} is one policy; checkpoint=best needs a run directory")
+        return ConsistencyPolicy.load(path), {}
+    directory = RunDirectory.existing(path)
+    spaces = read_record(directory).spaces
+    agent, step = load_agent(directory, spaces, config.checkpoint, torch.device("cpu"))
+    if agent.candidates > 1:
+        log.warning(
+            "agent %s takes one of %d actions by its critic; the exported policy draws one.",
+            agent.config.name,
+            agent.candidates,
+        )
+    about = {"agent": agent.config.name, "checkpoint": config.checkpoint, "updates": step}
+    return agent.average_policy, about
+
+
+def checked_form(name: str, graph: PolicyGraph, about: dict[str, Any]) -> tuple[bytes, float]:
+    """The content of a file, and how far it is from the policy.
+
+    Raises:
+        RuntimeError: if that is too far.
+    """
+    make, run_form, _ = FORMATS[name]
+    content = make(graph, about)
+    difference = largest_difference(run_form(content, graph), graph)
+    if not difference <= TOLERANCE:
+        raise RuntimeError(
+            f"the {name} form differs from the policy by {difference:.1e} of half an action's "
+            f"range, more than {TOLERANCE:.0e}; nothing is written"
+        )
+    return content, difference
+
+
+def file_path(config: ExportConfig, name: str, steps: int) -> Path:
+    """Where a form goes, named for what it is."""
+    path = Path(config.run)
+    single = path.is_file()
+    directory = path.parent if single else path / "export"
+    if config.output_dir is not None:
+        directory = Path(config.output_dir)
+    stem = path.stem if single else f"policy-{config.checkpoint}"
+    inside = "-noise_inside" if config.noise == "inside" else ""
+    return directory / f"{stem}-{steps}step{inside}{FORMATS[name][2]}"
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot write {path}: {reason}; choose another output_dir=") from error
+
+
+def signature(graph: PolicyGraph) -> str:
+    """Inputs and outputs, one line."""
+    inputs = ", ".join(
+        f"{name} (batch, {', '.join(map(str, shape))})" for name, shape in graph.inputs.items()
+    )
+    bound = graph.policy.bound
+    low, high = bound.low.tolist(), bound.high.tolist()
+    return f"{inputs} → actions (batch, {len(low)}) in {low} … {high}, float32"
+
+
+def snippet(name: str, path: Path, graph: PolicyGraph) -> list[str]:
+    """Three lines of Python that run a form."""
+    shapes = {key: (1, *shape) for key, shape in graph.inputs.items()}
+    noise = shapes.get("noise")
+    if name == "onnx":
+        feed = [f'"observations": np.zeros({shapes["observations"]}, np.float32)']
+        if noise:
+            feed.append(f'"noise": np.random.default_rng(0).standard_normal({noise}, np.float32)')
+        return [
+            "import numpy as np, onnxruntime",
+            f"session = onnxruntime.InferenceSession({str(path)!r})",
+            f"[actions] = session.run(None, {{{', '.join(feed)}}})",
+        ]
+    arguments = [f"torch.zeros{shapes['observations']}"]
+    if noise:
+        arguments.append(f"torch.randn{noise}")
+    return [
+        "import torch",
+        f"policy = torch.export.load({str(path)!r}).module()",
+        f"actions = policy({', '.join(arguments)})",
+    ]
+
+
+def main() -> None:
+    """The command."""
+    run(export, "export")
+
+
+if __name__ == "__main__":
+    main()

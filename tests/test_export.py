@@ -1,0 +1,189 @@
+"""The export door, from inside and from outside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from cmpolicy import export as door
+from cmpolicy.config import CONFIG_PATH, ExportConfig, register_schemas
+from cmpolicy.errors import InputError
+from cmpolicy.export import export
+from cmpolicy.policy import ConsistencyPolicy
+from cmpolicy.train import train
+from cmpolicy.training.run_directory import RunDirectory
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    *("env=hopper-medium", "dataset.source=sample", "threads=1", "progress=false", "batch_size=8"),
+    *("agent=bc", "agent.policy.hidden=[8]", "eval.episodes=1", "eval.final_episodes=1", "steps=6"),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("finished")
+    register_schemas()
+    with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        config = hydra.compose("rl", [*TINY, f"run_dir={place / 'run'}"])
+    train(OmegaConf.to_object(config), [])  # type: ignore[arg-type]
+    return place / "run"
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of one's own, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(finished, "run"))
+
+
+def outside(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def exported(run: Path, **options: Any) -> None:
+    export(ExportConfig(**{"run": str(run), "formats": ["onnx"], **options}), [])
+
+
+def acted(path: Path, observations: Any, noise: Any) -> Any:
+    session = onnxruntime.InferenceSession(path)
+    return session.run(None, {"observations": observations, "noise": noise})[0]
+
+
+def numbers(*shape: int) -> Any:
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+@pytest.mark.slow
+def test_a_real_process_writes_forms_that_its_snippets_run(run: Path) -> None:
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    done = outside("-m", "cmpolicy.export", "run=run", "steps=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    names = ["policy-last-2step.onnx", "policy-last-2step.pt2"]
+    assert sorted(p.name for p in (run / "export").iterdir()) == names
+    assert all(p.read_bytes() == content for p, content in before.items())
+    first, *rest = done.stdout.splitlines()
+    assert first.startswith("observations (batch, 11), noise (batch, 2, 3) → actions (batch, 3) in")
+    code = [line for line in rest if line.startswith("    ")]
+    assert len(code) == 6
+    for lines in (code[:3], code[3:]):
+        again = outside("-c", textwrap.dedent("\n".join(lines)) + "\nprint(tuple(actions.shape))")
+        assert again.stdout == "(1, 3)\n", again.stderr
+
+
+@pytest.mark.slow
+def test_a_real_process_says_one_line(run: Path) -> None:
+    done = outside("-m", "cmpolicy.export", "run=run", "noise=outside")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: noise must be input or inside, got 'outside'\n"
+    assert not (run / "export").exists()
+
+
+@pytest.mark.parametrize("noise", ["input", "inside"])
+def test_snippets_fit_what_was_written(
+    run: Path, noise: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported(run, noise=noise, formats=["torch"])
+    out = capsys.readouterr().out
+    code = [line for line in out.splitlines() if line.startswith("    ")]
+    scope: dict[str, Any] = {}
+    exec(textwrap.dedent("\n".join(code)), scope)
+    assert tuple(scope["actions"].shape) == (1, 3)
+    assert ("noise (batch, 1, 3)" in out) == (noise == "input")
+    inside = "-noise_inside" if noise == "inside" else ""
+    assert [p.name for p in (run / "export").iterdir()] == [f"policy-last-1step{inside}.pt2"]
+
+
+def test_it_is_the_averaged_policy_of_the_checkpoint(run: Path) -> None:
+    directory = RunDirectory(run)
+    state = directory.load_checkpoint("best")
+    for name, tensor in state["learner"]["modules"].items():
+        if name.startswith("average_policy.network.layers"):
+            tensor.mul_(-2)
+    directory.save_checkpoint("best", state)
+    for checkpoint in ("last", "best"):
+        exported(run, checkpoint=checkpoint)
+    policy = ConsistencyPolicy.load(run / "policy.safetensors")
+    observations, noise = numbers(7, 11), numbers(7, 1, 3)
+    with torch.no_grad():
+        tensors = torch.from_numpy(observations), torch.from_numpy(noise)
+        expected = policy(tensors[0], noise=tensors[1]).numpy()
+    last, best = (
+        acted(run / "export" / f"policy-{name}-1step.onnx", observations, noise)
+        for name in ("last", "best")
+    )
+    np.testing.assert_allclose(last, expected, rtol=0, atol=1e-5)
+    assert abs(best - expected).max() > 1e-3
+
+
+def test_a_policy_without_a_run(run: Path, tmp_path: Path) -> None:
+    policy = ConsistencyPolicy(4, 2, [-3.0, 0.0], [1.0, 2.0], hidden=[8])
+    policy.save("mine.safetensors")
+    exported(Path("mine.safetensors"), output_dir="deep/place")
+    [path] = (tmp_path / "deep" / "place").iterdir()
+    assert path.name == "mine-1step.onnx"
+    actions = acted(path, numbers(3, 4), numbers(3, 1, 2))
+    assert ((actions >= [-3, 0]) & (actions <= [1, 2])).all()
+    with pytest.raises(InputError, match="checkpoint=best needs a run directory"):
+        exported(Path("mine.safetensors"), checkpoint="best")
+
+
+def test_a_form_that_differs_is_not_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "TOLERANCE", -1.0)
+    with pytest.raises(RuntimeError, match="differs from the policy by"):
+        exported(run, formats=["torch"])
+    assert not (run / "export").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/deep"])
+def test_an_unwritable_place_is_one_line(run: Path, place: str) -> None:
+    Path("file").write_text("here")
+    with pytest.raises(InputError, match=r"cannot write file.*; choose another output_dir="):
+        exported(run, output_dir=place, formats=["torch"])
+    assert Path("file").read_text() == "here"
+
+
+@pytest.mark.parametrize("damage", ["last", "results", "policy"])
+def test_a_damaged_run_is_one_line(run: Path, damage: str) -> None:
+    files = {"last": "checkpoints/last.safetensors", "results": "results.json"}
+    path = run / files.get(damage, "policy.safetensors")
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(InputError) as error:
+        exported(path if damage == "policy" else run)
+    assert "\n" not in str(error.value)
+    assert not (run / "export").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"checkpoint": "worst"}, "must be last or best, got 'worst'"),
+        ({"noise": "none"}, "must be input or inside, got 'none'"),
+        ({"formats": ["tflite"]}, r"formats must be of onnx and torch, got \['tflite'\]"),
+        ({"formats": []}, "formats must be of"),
+    ],
+)
+def test_wrong_values_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ExportConfig(run="run", **options)
