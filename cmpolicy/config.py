@@ -15,7 +15,7 @@ from omegaconf import MISSING
 
 from cmpolicy.agents import AGENTS
 from cmpolicy.generative.loss_config import LossConfig
-from cmpolicy.image_config import ImageConfig, SampleConfig
+from cmpolicy.image_config import EditConfig, ImageConfig, ImageMetricsConfig, SampleConfig
 from cmpolicy.run_config import (
     RunConfig,
     check_checkpoint,
@@ -146,22 +146,23 @@ class ToyConfig(RunConfig):
 
 
 @dataclass
-class EvaluateConfig:
-    """`python -m cmpolicy.evaluate run=RUN`.
+class EvaluateConfig(ImageMetricsConfig):
+    """`python -m cmpolicy.evaluate run=RUN`, or `npz=FILE data=NAME` for pictures at hand.
 
     Attributes:
-        run: a run directory.
+        run: a run directory of an agent or of images.
         checkpoint: ``last`` or ``best``.
         episodes: how many.
-        seed: the first episode's.
-        steps: network calls an action; null for what the policy was trained with.
+        seed: the first episode's, or sample's.
+        steps: network calls an action, null for what the policy was trained with; or a sample,
+            null for 1, 2, 5, and the teacher's.
         best_of: actions drawn an observation, of which the critic picks the best; null for the
             agent's own way.
         video: write the first episode as video.mp4.
         device: as in training.
     """
 
-    run: str = MISSING
+    run: str | None = None
     checkpoint: str = "last"
     episodes: int = 20
     seed: int = 1_000
@@ -171,6 +172,7 @@ class EvaluateConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         given = [name for name in ("best_of", "steps") if getattr(self, name) is not None]
         check_positive(self, "episodes", *given)
         check_seed(self.seed)
@@ -217,6 +219,7 @@ def register_schemas() -> None:
     store.store(group="image_loss", name="loss_schema", node=LossConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="sample_schema", node=SampleConfig)
+    store.store(name="edit_schema", node=EditConfig)
     store.store(name="export_schema", node=ExportConfig)
     for name, agent in AGENTS.items():
         store.store(group="agent", name=f"{name}_schema", node=agent.Config)

@@ -1,4 +1,7 @@
-"""Evaluate a run again: `python -m cmpolicy.evaluate run=RUN episodes=50 best_of=10 video=true`."""
+"""Evaluate a run again: `python -m cmpolicy.evaluate run=RUN episodes=50 best_of=10 video=true`.
+
+Images: `run=RUN num_samples=50000 extractor=inception`, or pictures at hand: `npz=FILE data=NAME`.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ import torch
 from cmpolicy.agents import Agent, Spaces
 from cmpolicy.config import EvaluateConfig, RLConfig
 from cmpolicy.errors import InputError
+from cmpolicy.evaluate_images import evaluate_image_run, evaluate_npz
 from cmpolicy.evaluation.environments import Environment
 from cmpolicy.evaluation.score import evaluate_agent
 from cmpolicy.evaluation.video import write_video
 from cmpolicy.front_door import resolve_device, run
+from cmpolicy.image_config import ImageConfig
 from cmpolicy.offline_rl import act_with, build_agent
 from cmpolicy.resume import load_config
 from cmpolicy.training.run_directory import RunDirectory
@@ -33,9 +38,24 @@ class Recorded(NamedTuple):
 
 
 def evaluate(config: EvaluateConfig, overrides: list[str]) -> None:
-    """Roll out a checkpoint of a run; the outcome is printed and added to evaluations.jsonl."""
-    directory = RunDirectory.existing(config.run)
+    """Roll out an agent, or compare images; print the outcome, add it to evaluations.jsonl."""
     device = resolve_device(config.device)
+    if config.npz is not None:
+        evaluate_npz(config, device)
+        return
+    if config.run is None:
+        raise InputError("run is missing; give run=RUN, or npz=FILE for pictures at hand")
+    directory = RunDirectory.existing(config.run)
+    if isinstance(load_config(directory), ImageConfig):
+        evaluate_image_run(config, directory, device)
+        return
+    evaluate_agent_run(config, directory, device)
+
+
+def evaluate_agent_run(
+    config: EvaluateConfig, directory: RunDirectory, device: torch.device
+) -> None:
+    """Roll out a checkpoint of an agent."""
     recorded = read_record(directory)
     agent, step = load_agent(directory, recorded.spaces, config.checkpoint, device)
     bind = act_with(agent, config.best_of, config.steps)

@@ -176,3 +176,89 @@ class SampleConfig:
                 f"need solver in {', '.join(SOLVERS)} and model in student, teacher, got "
                 f"{self.solver!r} and {self.model!r}"
             )
+
+
+@dataclass
+class EditConfig:
+    """`python -m cmpolicy.edit run=RUN`.
+
+    Attributes:
+        run: a run of images with a student.
+        checkpoint: ``last`` or ``best``.
+        ema: decay of the averaged weights; null for the one that training evaluated.
+        task: a name in `cmpolicy.edit.TASKS`, or ``all`` that fit the images.
+        picture: a file; null for pictures of the data.
+        degrade: spoil the picture first; false for one that is grey, small, noisy or drawn
+            already.
+        pictures: how many of the data, where no file is given.
+        split: of the data, ``test`` or ``train``.
+        mask: of inpainting, a file of the same size, white where to paint; null for the middle.
+        factor: of super-resolution; null for 4, or 2 below 16 pixels a side.
+        noise: of denoising, standard deviation where pixels lie between −1 and 1.
+        start: noise level at which strokes and interpolations of pictures begin, where the data
+            has σ_d = 0.5: near 0 nothing changes, at σ_max nothing stays.
+        steps: network calls.
+        label: class of all pictures; null for that of each picture.
+        seed: of the noise of the first picture; each has its own.
+        out: the PNG; null for one below the run.
+        device: as in training.
+        threads: as in training.
+    """
+
+    run: str = MISSING
+    checkpoint: str = "last"
+    ema: float | None = None
+    task: str = "all"
+    picture: str | None = None
+    degrade: bool = True
+    pictures: int = 10
+    split: str = "test"
+    mask: str | None = None
+    factor: int | None = None
+    noise: float = 0.5
+    start: float = 1.0
+    steps: int = 20
+    label: int | None = None
+    seed: int = 0
+    out: str | None = None
+    device: str = "auto"
+    threads: int | None = 1
+
+    def __post_init__(self) -> None:
+        given = [k for k in ("threads", "factor") if getattr(self, k) is not None]
+        check_positive(self, "pictures", "steps", *given)
+        check_seed(self.seed)
+        check_checkpoint(self.checkpoint)
+        if self.noise <= 0 or self.start <= 0:
+            raise ValueError(f"noise and start must be above 0, got {self.noise}, {self.start}")
+
+
+@dataclass
+class ImageMetricsConfig:
+    """The part of `python -m cmpolicy.evaluate` that images have.
+
+    Attributes:
+        npz: pictures to compare in place of a run's, as `cmpolicy.sample` writes them.
+        data, root, size: what to compare them with; null for what the run was trained on.
+        extractor: a name in `cmpolicy.evaluation.extractors.EXTRACTORS`; only the distance on
+            ``inception`` is the FID.
+        weights: a file with the extractor's weights; null for that of an installed package.
+        reference: a file with mu and sigma to compare with, in place of the data.
+        save_reference: where to write such a file.
+        num_samples: of each sampler of a run.
+        batch_size: how many at once.
+    """
+
+    npz: str | None = None
+    data: str | None = None
+    root: str | None = None
+    size: int | None = None
+    extractor: str = "classifier"
+    weights: str | None = None
+    reference: str | None = None
+    save_reference: str | None = None
+    num_samples: int = 5_000
+    batch_size: int = 250
+
+    def __post_init__(self) -> None:
+        check_positive(self, "num_samples", "batch_size")

