@@ -20,6 +20,7 @@ from cmpolicy.image_model import (
     ImageInfo,
     ImageModel,
     Sampler,
+    blank_teacher,
     build_learner,
     load_image_model,
 )
@@ -226,9 +227,12 @@ def load_teacher(config: ImageConfig, info: ImageInfo, device: torch.device) -> 
             f"the teacher of {config.teacher} knows images of {theirs.dataset.shape} in "
             f"{theirs.dataset.classes} classes, the data has {info.shape} in {info.classes}"
         )
-    teacher = theirs.learner.teacher
-    if teacher is None or theirs.step < theirs.learner.teacher_steps:
+    trained = theirs.learner.teacher
+    if trained is None or theirs.step < theirs.learner.teacher_steps:
         raise InputError(f"{config.teacher} has no teacher, or has not finished it")
+    teacher = blank_teacher(config, info, device)
+    for network in (teacher.network, teacher.average_network):
+        network.load_state_dict(trained.average_network.state_dict())
     return teacher
 
 
