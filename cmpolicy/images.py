@@ -20,6 +20,7 @@ from cmpolicy.image_model import (
     ImageInfo,
     ImageModel,
     Sampler,
+    blank_teacher,
     build_learner,
     load_image_model,
 )
@@ -145,21 +146,26 @@ class ImageTask:
         return ImageScore(rows, n)
 
     def evaluate(self, step: int) -> Evaluation:
-        """During training: the first sampler there is, the same noise each time."""
-        name, sampler = next(iter(self.samplers().items()))
-        seed = 10_000_000 * (self.config.seed % 100 + 1)
-        row = self.distances({name: sampler}, self.config.eval.samples, seed).distances[name]
-        score = -row["pixel_sliced_w2"]
-        return Evaluation(step, score, {f"eval/{k}": v for k, v in row.items()})
+        """During training: one step of the student, or the teacher; the same noise each time.
+
+        A student counts before it is trained, so that no teacher's checkpoint is the best of a run.
+        """
+        has_student = self.learner.student is not None
+        sampler = self.model.few_steps(1) if has_student else self.model.many_steps()
+        score = self.distances({"model": sampler}, self.config.eval.samples, self.seed(0))
+        row = score.distances["model"]
+        return Evaluation(step, -row["pixel_sliced_w2"], {f"eval/{k}": v for k, v in row.items()})
+
+    def seed(self, purpose: int) -> int:
+        """Of the first sample for some purpose; those of two purposes lie far apart."""
+        return 10_000_000 * (self.config.seed % 100 + 1) + 5_000_000 * purpose
 
     def final_score(self) -> ImageScore:
         """At the end: all samplers, with noise that no checkpoint was chosen by."""
         step = self.learner.step
         if step not in self.scores:
-            seed = 10_000_000 * (self.config.seed % 100 + 1) + 5_000_000
-            self.scores[step] = self.distances(
-                self.samplers(), self.config.eval.final_samples, seed
-            )
+            n = self.config.eval.final_samples
+            self.scores[step] = self.distances(self.samplers(), n, self.seed(1))
         return self.scores[step]
 
     def description(self) -> dict[str, Any]:
@@ -226,9 +232,12 @@ def load_teacher(config: ImageConfig, info: ImageInfo, device: torch.device) -> 
             f"the teacher of {config.teacher} knows images of {theirs.dataset.shape} in "
             f"{theirs.dataset.classes} classes, the data has {info.shape} in {info.classes}"
         )
-    teacher = theirs.learner.teacher
-    if teacher is None or theirs.step < theirs.learner.teacher_steps:
+    trained = theirs.learner.teacher
+    if trained is None or theirs.step < theirs.learner.teacher_steps:
         raise InputError(f"{config.teacher} has no teacher, or has not finished it")
+    teacher = blank_teacher(config, info, device)
+    for network in (teacher.network, teacher.average_network):
+        network.load_state_dict(trained.average_network.state_dict())
     return teacher
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from omegaconf.errors import OmegaConfBaseException
 from cmpolicy.agents import AGENTS, AgentConfig, Spaces
 from cmpolicy.config import CONFIG_PATH, EvaluateConfig, RLConfig, register_schemas
 from cmpolicy.datasets import REWARDS
+from cmpolicy.image_config import ImageConfig, SampleConfig
+from cmpolicy.networks.unet import UNet
 from cmpolicy.offline_rl import build_agent
 
 NAMES = {
     group: sorted(path.stem for path in (Path(CONFIG_PATH) / group).glob("*.yaml"))
     for group in ("env", "agent", "loss", "data", "image_loss")
 }
-DOORS = ("rl", "toy", "image", "evaluate", "sample", "edit", "export")
 
 
 def compose(*overrides: str, config: str = "rl") -> Any:
@@ -31,7 +33,8 @@ def compose(*overrides: str, config: str = "rl") -> Any:
 
 def test_every_configuration_file_is_known_here() -> None:
     found = {p.relative_to(CONFIG_PATH).as_posix() for p in Path(CONFIG_PATH).rglob("*.yaml")}
-    known = {f"{door}.yaml" for door in DOORS} | {f"{g}/{n}.yaml" for g in NAMES for n in NAMES[g]}
+    doors = {"rl", "toy", "image", "evaluate", "export", "sample", "edit"}
+    known = {f"{door}.yaml" for door in doors} | {f"{g}/{n}.yaml" for g in NAMES for n in NAMES[g]}
     assert found == known
     assert len(NAMES["env"]) > 30
     assert set(AGENTS) <= set(NAMES["agent"])
@@ -55,6 +58,25 @@ def test_every_task_composes_with_every_agent(env: str) -> None:
         assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config), again)) == config
 
 
+SHAPES = {"cifar10": (3, 32, 32), "digits": (1, 8, 8), "folder": (3, 32, 32), "npz": (3, 32, 32)}
+
+
+@pytest.mark.parametrize("data", NAMES["data"])
+def test_every_image_set_composes_with_every_loss(data: str) -> None:
+    """And its network fits its images."""
+    assert set(NAMES["image_loss"]) == {"ct", "ict", "ect", "sct", "cd", "scd", "edm"}
+    root = ["data.root=there"] if data in ("folder", "npz") else []
+    for name in NAMES["image_loss"]:
+        config = compose(f"data={data}", f"image_loss={name}", *root, config="image")
+        assert isinstance(config, ImageConfig)
+        assert (config.data.name, config.loss.name) == (data, name)
+        assert not config.loss.stable_target
+        again = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
+        assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config), again)) == config
+    small = dataclasses.replace(config.network, channels=8)
+    UNet(SHAPES.get(data, (1, 28, 28)), 10, small)
+
+
 def test_the_published_settings_come_from_the_task() -> None:
     """Ding & Jin's table: η and the gradient's norm belong to the task, not to the agent."""
     for env in ("hopper-medium", "antmaze-umaze", "pen-human"):
@@ -74,6 +96,9 @@ def test_overrides_arrive_with_their_types() -> None:
     evaluation = compose("run=here", "best_of=4", config="evaluate")
     assert isinstance(evaluation, EvaluateConfig)
     assert (evaluation.run, evaluation.best_of, evaluation.checkpoint) == ("here", 4, "last")
+    sampling = compose("run=here", "ts=[0,22,39]", "ema=0.5", config="sample")
+    assert isinstance(sampling, SampleConfig)
+    assert (sampling.ts, sampling.levels, sampling.ema) == ([0, 22, 39], None, 0.5)
 
 
 WRONG = [
