@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from cmpolicy.atomic_file import write_atomically
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.consistency.few_step import FewStepSampler, draw_noise
 from cmpolicy.consistency.losses import LOSSES, Loss
-from cmpolicy.consistency.parameterization import PARAMETERIZATIONS
+from cmpolicy.consistency.parameterization import PARAMETERIZATIONS, Parameterization
 from cmpolicy.consistency.sampling import check_levels, few_step_levels
 from cmpolicy.errors import InputError
 from cmpolicy.networks.embeddings import EMBEDDINGS
@@ -68,13 +68,16 @@ class PolicyConfig:
     levels: list[float] | None = None
     normalize_obs: bool = True
 
+    PARAMETERIZATIONS: ClassVar[dict[str, Callable[..., Parameterization]]] = {**PARAMETERIZATIONS}
+    LOSSES: ClassVar[dict[str, Callable[..., Loss]]] = LOSSES
+
     def __post_init__(self) -> None:
         for key, names in (
             ("bound", BOUNDS),
             ("activation", ACTIVATIONS),
             ("embedding", EMBEDDINGS),
-            ("parameterization", PARAMETERIZATIONS),
-            ("loss", LOSSES),
+            ("parameterization", self.PARAMETERIZATIONS),
+            ("loss", self.LOSSES),
         ):
             value = getattr(self, key)
             if value not in names:
@@ -94,7 +97,7 @@ class PolicyConfig:
 
     def make_loss(self) -> Loss:
         """The consistency loss that `loss` and `loss_options` describe."""
-        return LOSSES[self.loss](**{**LOSS_DEFAULTS.get(self.loss, {}), **self.loss_options})
+        return self.LOSSES[self.loss](**{**LOSS_DEFAULTS.get(self.loss, {}), **self.loss_options})
 
 
 class ConsistencyPolicy(nn.Module):
@@ -128,7 +131,7 @@ class ConsistencyPolicy(nn.Module):
         super().__init__()
         self.config = config = dataclasses.replace(config or PolicyConfig(), **overrides)
         self.obs_dim, self.action_dim = obs_dim, action_dim
-        self.parameterization = PARAMETERIZATIONS[config.parameterization](
+        self.parameterization = config.PARAMETERIZATIONS[config.parameterization](
             LATENT_STD, config.sigma_min, config.sigma_max
         )
         grid = few_step_levels(config.steps, self.parameterization)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import sys
 import time
 from pathlib import Path
 from types import ModuleType
@@ -15,11 +16,13 @@ from PIL import Image
 SCRIPTS = Path(__file__).parent.parent / "benchmarks"
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+def script(file: str) -> ModuleType:
+    name = f"benchmark_{file}"
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{file}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look their annotations up
     spec.loader.exec_module(module)
     return module
 

@@ -12,12 +12,8 @@ import cmpolicy
 PACKAGE = Path(cmpolicy.__file__).parent
 FILES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))
 FRONT_DOORS = {"train", "evaluate", "sample", "edit", "export"}
-TOP_LEVEL_ROOMS = {
-    "errors",
-    "atomic_file",
-    "action_bounds",
-    "policy",
-}  # the rest of the top level puts together
+# the rest of the top level puts together
+TOP_LEVEL_ROOMS = {"errors", "atomic_file", "action_bounds", "policy", "diffusion_policy"}
 
 # A room on the left imports, of our own code, at most the rooms on the right (and itself).
 MAY_IMPORT = {
@@ -28,6 +24,7 @@ MAY_IMPORT = {
     "action_bounds": set(),
     "datasets": {"errors"},
     "policy": {"action_bounds", "atomic_file", "consistency", "networks", "errors"},
+    "diffusion_policy": {"policy", "consistency"},
 }
 # A room on the left never imports the rooms on the right.
 NEVER_IMPORTS = {
@@ -111,4 +108,4 @@ def test_rooms_are_small_and_named_for_what_they_hold(file: Path) -> None:
 
 
 def test_the_house_has_few_files() -> None:
-    assert len([f for f in FILES if f.name != "__init__.py"]) <= 86
+    assert len([f for f in FILES if f.name != "__init__.py"]) <= 88

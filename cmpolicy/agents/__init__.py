@@ -3,7 +3,23 @@
 from cmpolicy.agents.ac import ConsistencyAC
 from cmpolicy.agents.agent import Agent, AgentConfig, Spaces
 from cmpolicy.agents.bc import ConsistencyBC
+from cmpolicy.agents.diffusion_ql import DiffusionQL
+from cmpolicy.agents.iql import ConsistencyIQL
 
-AGENTS: dict[str, type[Agent]] = {"bc": ConsistencyBC, "ac": ConsistencyAC}
+AGENTS: dict[str, type[Agent]] = {
+    "bc": ConsistencyBC,
+    "ac": ConsistencyAC,
+    "iql": ConsistencyIQL,
+    "diffusion_ql": DiffusionQL,
+}
 
-__all__ = ["AGENTS", "Agent", "AgentConfig", "ConsistencyAC", "ConsistencyBC", "Spaces"]
+__all__ = [
+    "AGENTS",
+    "Agent",
+    "AgentConfig",
+    "ConsistencyAC",
+    "ConsistencyBC",
+    "ConsistencyIQL",
+    "DiffusionQL",
+    "Spaces",
+]

@@ -137,11 +137,9 @@ class ConsistencyAC(Agent):
 
     def update(self, batch: Batch) -> Metrics:
         """Algorithm 1: critics, their targets, the actor, its average."""
-        critic_loss, critic_metrics = self.critic_loss(batch)
-        self.minimize("critic", critic_loss)
+        critic_metrics = self.minimize("critic", self.critic_loss, batch)
         ema_update(self.target_critic, self.critic, 1 - self.config.tau)
-        actor_loss, actor_metrics = self.actor_loss(batch)
-        self.minimize("policy", actor_loss)
+        actor_metrics = self.minimize("policy", self.actor_loss, batch)
         self.finish_step()
         return {**critic_metrics, **actor_metrics}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -21,6 +21,7 @@ from cmpolicy.policy import ConsistencyPolicy, PolicyConfig
 M = TypeVar("M", bound=nn.Module)
 FloatArray = npt.NDArray[np.float32]
 Metrics = dict[str, Tensor]  # scalars on the device; nobody reads them between two logs
+LossFunction = Callable[..., tuple[Tensor, Metrics]]  # a pure function of modules and inputs
 
 
 class Spaces(NamedTuple):
@@ -71,6 +72,7 @@ class Agent(nn.Module):
         policy: the actor that is trained.
         average_policy: its exponential moving average, which acts.
         candidates: actions drawn when acting, of which one is taken.
+        differentiate: gives the gradients of a loss; it may be replaced by a faster form.
         step: number of updates done, () int64 on the device.
         total_steps: length K of the training, for curricula.
     """
@@ -91,6 +93,7 @@ class Agent(nn.Module):
         self.config = config
         self.total_steps = total_steps
         self.candidates = 1
+        self.differentiate = differentiate
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
@@ -109,19 +112,21 @@ class Agent(nn.Module):
         """One update of everything; returns scalars that stay on the device."""
         raise NotImplementedError
 
-    def minimize(self, name: str, loss: Tensor) -> None:
-        """One optimiser step on `loss`, for the parameters of optimiser `name` alone.
+    def minimize(self, name: str, loss: LossFunction, *inputs: Any) -> Metrics:
+        """One optimiser step on `loss(*inputs)`, for the parameters of optimiser `name` alone.
 
         Gradients of nothing else are computed, so an actor's loss costs no critic's gradients.
+        Returns the metrics that `loss` gives beside its value.
         """
         optimizer = self.optimizers[name]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = torch.autograd.grad(loss, parameters)
+        gradients, metrics = self.differentiate(loss, parameters, *inputs)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         if self.config.max_grad_norm > 0:
             nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm, foreach=True)
         optimizer.step()
+        return metrics
 
     def finish_step(self) -> None:
         """Move the averages of the policy and count the update."""
@@ -186,6 +191,14 @@ class Agent(nn.Module):
             raise InputError(
                 f"the checkpoint does not fit agent {self.config.name}: {reason}"
             ) from error
+
+
+def differentiate(
+    loss: LossFunction, parameters: Sequence[Tensor], *inputs: Any
+) -> tuple[tuple[Tensor, ...], Metrics]:
+    """The gradients of `loss(*inputs)` with respect to `parameters`, and its metrics."""
+    value, metrics = loss(*inputs)
+    return torch.autograd.grad(value, parameters), metrics
 
 
 def frozen_copy(module: M) -> M:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from cmpolicy.agents.agent import Agent, AgentConfig, Metrics, Spaces, adam
 from cmpolicy.datasets.transitions import Batch
 
@@ -26,9 +28,13 @@ class ConsistencyBC(Agent):
         super().__init__(spaces, config, total_steps)
         self.optimizers["policy"] = adam(self.policy, config.learning_rate)
 
+    def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """L_consistency(a | s)."""
+        loss = self.policy.loss(batch.observations, batch.actions, self.progress)
+        return loss, {"actor/consistency_loss": loss.detach()}
+
     def update(self, batch: Batch) -> Metrics:
         """Algorithm: one step on L_consistency."""
-        loss = self.policy.loss(batch.observations, batch.actions, self.progress)
-        self.minimize("policy", loss)
+        metrics = self.minimize("policy", self.actor_loss, batch)
         self.finish_step()
-        return {"actor/consistency_loss": loss.detach()}
+        return metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,44 @@ class FewStepSampler(nn.Module):
             raw = network(c.c_in * x, level, condition)
             x = torch.add(c.c_skip * x, raw, alpha=c.c_out)
             x = x.tanh() if self.squash else x
+        return x
+
+
+class EulerSampler(FewStepSampler):
+    """Euler's steps of the ODE dx/dσ = (x − D(x, σ))/σ from each level to the next, down to 0.
+
+    As `solve` with "euler", for a denoiser D. With r = σ'/σ a step is r x + (1 − r) D, so that the
+    coefficients of D make those of the step. Nothing is drawn on the way.
+    """
+
+    def __init__(
+        self,
+        parameterization: Parameterization,
+        levels: Sequence[float],
+        embedding: nn.Module,
+        like: Tensor,
+    ) -> None:
+        super().__init__(parameterization, levels, embedding, like)
+        units = [self.sigma_max, *(1.0 for _ in levels[1:])]  # what x is counted in
+        for i, (sigma, to) in enumerate(pairwise([*levels, 0.0])):
+            r, c = to / sigma, self.coefficients[i]
+            self.coefficients[i] = c._replace(
+                c_skip=r * units[i] + (1 - r) * c.c_skip, c_out=(1 - r) * c.c_out
+            )
+
+    def sample(
+        self,
+        network: Network,
+        noise: Tensor,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """As `FewStepSampler.sample`; of the noise of every step it needs the first one's."""
+        x = noise if noise.ndim == 2 else noise[:, 0]
+        for i, c in enumerate(self.coefficients):
+            level = self.noise_levels[i].expand(noise.shape[0], *self.noise_levels.shape[1:])
+            raw = network(c.c_in * x, level, condition)
+            x = torch.add(c.c_skip * x, raw, alpha=c.c_out)
         return x
 
 

@@ -195,7 +195,7 @@ class TransitionDataset:
         `generator` must live on that device. Nothing here waits for the device.
         """
         index = torch.randint(len(self), (batch_size,), generator=generator, device=self.device)
-        return Batch(*(column[index] for column in self.transitions))
+        return Batch(*(column.index_select(0, index) for column in self.transitions))
 
     def to(self, device: torch.device | str) -> TransitionDataset:
         """The same dataset on `device`."""

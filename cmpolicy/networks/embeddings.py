@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from cmpolicy.networks.mish import Mish
+
 
 class FourierEmbedding(nn.Module):
     """[c, sin(ω c), cos(ω c)] with ω spaced geometrically between two frequencies.
@@ -42,7 +44,7 @@ class SinusoidalEmbedding(nn.Module):
         half = dim // 2
         frequencies = torch.exp(-math.log(10_000) / (half - 1) * torch.arange(half))
         self.register_buffer("frequencies", frequencies, persistent=False)
-        self.network = nn.Sequential(nn.Linear(dim, 2 * dim), nn.Mish(), nn.Linear(2 * dim, dim))
+        self.network = nn.Sequential(nn.Linear(dim, 2 * dim), Mish(), nn.Linear(2 * dim, dim))
         self.dim = dim
 
     def forward(self, c_noise: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from cmpolicy.networks.embeddings import EMBEDDINGS
+from cmpolicy.networks.mish import Mish
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "mish": nn.Mish}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "mish": Mish}
 
 
 class ConditionalMLP(nn.Module):

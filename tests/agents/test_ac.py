@@ -116,8 +116,7 @@ def test_values_of_terminal_steps_converge_to_their_rewards() -> None:
     agent.prepare(data)
     batch = data.transitions._replace(terminals=torch.ones(len(data)))
     for _ in range(300):
-        loss, _ = agent.critic_loss(batch)
-        agent.minimize("critic", loss)
+        agent.minimize("critic", agent.critic_loss, batch)
     q = agent.critic(batch.observations, batch.actions)
     torch.testing.assert_close(q, batch.rewards.expand_as(q), rtol=0, atol=0.05)
 
@@ -194,7 +193,7 @@ def test_a_step_on_a_loss_moves_one_network(name: str, moved: str) -> None:
     agent.prepare(data)
     before = {key: value.clone() for key, value in agent.state_dict().items()}
     loss = agent.critic_loss if name == "critic" else agent.actor_loss
-    agent.minimize(name, loss(data.transitions)[0])
+    agent.minimize(name, loss, data.transitions)
     now = agent.state_dict()
     assert {k.split(".")[0] for k in before if not torch.equal(before[k], now[k])} == {moved}
     other = agent.policy if name == "critic" else agent.critic

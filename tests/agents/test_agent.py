@@ -7,6 +7,7 @@ import contextlib
 import copy
 import operator
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ from cmpolicy.training.checkpoint import load_state, save_state
 OBS_DIM, ACTION_DIM = 5, 2
 SPACES = Spaces(OBS_DIM, [-2.0, 0.0], [1.0, 5.0])
 TOTAL = 20
+CONSISTENCY = ["bc", "ac", "iql"]  # agents whose policy takes any consistency loss
+CRITICS = {  # the children of an agent beside its policy and the average of it
+    "bc": set(),
+    "ac": {"critic", "target_critic"},
+    "iql": {"critic", "target_critic", "state_critic"},
+    "diffusion_ql": {"critic", "target_critic"},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +58,9 @@ def build(
     name: str, *, total: int = TOTAL, policy: PolicyConfig | None = None, **kwargs: Any
 ) -> Agent:
     """A small agent; `kwargs` are fields of its configuration."""
-    policy = policy or PolicyConfig(hidden=[16, 16])
-    if name == "ac":
+    make_policy = type(AGENTS[name].Config().policy)
+    policy = policy or make_policy(hidden=[16, 16])
+    if CRITICS[name]:
         kwargs = {"critic_hidden": [16, 16], **kwargs}
     return AGENTS[name](SPACES, AGENTS[name].Config(policy=policy, **kwargs), total)
 
@@ -106,7 +115,7 @@ def test_statistics_reach_every_module_that_normalises(
     agent = build(name)
     agent.prepare(dataset)
     found = [m for m in agent.modules() if hasattr(m, "obs_mean")]
-    assert len(found) == {"bc": 2, "ac": 4}[name]
+    assert len(found) == 2 + len(CRITICS[name])
     obs = dataset.observations.double().numpy()
     for module in found:
         np.testing.assert_allclose(module.obs_mean, obs.mean(0), rtol=1e-5)
@@ -119,7 +128,8 @@ def test_statistics_reach_every_module_that_normalises(
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_nobody_normalises_when_the_policy_does_not(name: str, dataset: TransitionDataset) -> None:
-    agent = build(name, policy=PolicyConfig(hidden=[8], normalize_obs=False))
+    policy = type(AGENTS[name].Config().policy)(hidden=[8], normalize_obs=False)
+    agent = build(name, policy=policy)
     agent.prepare(dataset)
     for module in (m for m in agent.modules() if hasattr(m, "obs_mean")):
         assert torch.equal(module.obs_mean, torch.zeros(OBS_DIM))
@@ -129,14 +139,15 @@ def test_nobody_normalises_when_the_policy_does_not(name: str, dataset: Transiti
 # Copies and averages --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", AGENTS)
-@pytest.mark.parametrize("loss", ["ict", "ct"])
+@pytest.mark.parametrize(
+    ("name", "loss"), [*product(CONSISTENCY, ["ict", "ct"]), ("diffusion_ql", "edm")]
+)
 def test_targets_and_averages_start_as_copies_without_gradients(name: str, loss: str) -> None:
-    agent = build(name, policy=PolicyConfig(hidden=[16], loss=loss))
+    agent = build(name, policy=type(AGENTS[name].Config().policy)(hidden=[16], loss=loss))
     pairs = [(agent.average_policy, agent.policy)]
     if loss == "ct":
         pairs.append((agent.policy.target_network, agent.policy.network))
-    if name == "ac":
+    if CRITICS[name]:
         pairs.append((agent.target_critic, agent.critic))
     for copied, original in pairs:
         assert_same(copied.state_dict(), original.state_dict())
@@ -171,10 +182,7 @@ def test_an_update_changes_what_it_should_and_nothing_else(
     }
     assert statistics
     agent.update(dataset.sample(32))
-    expected = {"policy", "average_policy", "step"}
-    assert changed(before, agent) == expected | (
-        {"critic", "target_critic"} if name == "ac" else set()
-    )
+    assert changed(before, agent) == {"policy", "average_policy", "step"} | CRITICS[name]
     now = agent.state_dict()
     assert all(torch.equal(before[key], now[key]) for key in statistics)
     untouched = [k for k, p in agent.named_parameters() if torch.equal(before[k], p)]
@@ -222,12 +230,13 @@ def test_progress_runs_once_over_the_whole_training(
 # Resuming -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", AGENTS)
-@pytest.mark.parametrize("loss", ["ict", "ct"])
+@pytest.mark.parametrize(
+    ("name", "loss"), [*product(CONSISTENCY, ["ict", "ct"]), ("diffusion_ql", "edm")]
+)
 def test_a_restored_agent_goes_on_bit_for_bit(
     name: str, loss: str, dataset: TransitionDataset, tmp_path: Path
 ) -> None:
-    policy = PolicyConfig(hidden=[16], loss=loss)
+    policy = type(AGENTS[name].Config().policy)(hidden=[16], loss=loss)
     agent = trained(name, dataset, 5, policy=policy)
     save_state(tmp_path / "state", agent.training_state())
     rng = torch.get_rng_state()
@@ -339,9 +348,10 @@ def configurations() -> list[Any]:
     plain = [pytest.param(name, {}, id=name) for name in AGENTS]
     clipped = [pytest.param(name, {"max_grad_norm": 1.0}, id=f"{name}-clipped") for name in AGENTS]
     ct = {"policy": PolicyConfig(hidden=[16], loss="ct", steps=2)}
-    target = [pytest.param(name, ct, id=f"{name}-ct") for name in AGENTS]
+    target = [pytest.param(name, ct, id=f"{name}-ct") for name in CONSISTENCY]
     options = {"max_q_backup": True, "normalize_target": True}
-    return [*plain, *clipped, *target, pytest.param("ac", options, id="ac-options")]
+    best = pytest.param("diffusion_ql", {"max_q_backup": True}, id="diffusion_ql-max_q_backup")
+    return [*plain, *clipped, *target, pytest.param("ac", options, id="ac-options"), best]
 
 
 @pytest.mark.parametrize(("name", "options"), configurations())

@@ -9,9 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cmpolicy.consistency.few_step import FewStepSampler
-from cmpolicy.consistency.parameterization import PARAMETERIZATIONS, Parameterization
+from cmpolicy.consistency.few_step import EulerSampler, FewStepSampler
+from cmpolicy.consistency.parameterization import (
+    PARAMETERIZATIONS,
+    EDMParameterization,
+    Parameterization,
+)
 from cmpolicy.consistency.sampling import multistep
+from cmpolicy.consistency.solvers import solve
 from cmpolicy.networks.embeddings import EMBEDDINGS
 from cmpolicy.networks.mlp import ConditionalMLP
 
@@ -121,3 +126,16 @@ def test_it_holds_nothing_to_save_and_can_be_copied_and_moved() -> None:
 def test_impossible_levels_are_refused(levels: list[float]) -> None:
     with pytest.raises(ValueError, match="strictly decreasing"):
         FewStepSampler(made("karras"), levels, EMBEDDINGS["fourier"](), torch.zeros(1))
+
+
+@pytest.mark.parametrize("levels", [[3.0], [3.0, 1.0, 0.2], [10.0, 0.05]])
+def test_euler_steps_are_those_of_the_solver(levels: list[float]) -> None:
+    p = EDMParameterization(0.5, 0.02, 10.0)
+    network = ConditionalMLP(2, 3, [16, 16]).double()
+    noise, condition = torch.randn(7, 2).double(), torch.randn(7, 3).double()
+    expected = solve(
+        lambda x, sigma: p(network, x, sigma, condition), noise, [*levels, 0.0], "euler"
+    )
+    sampler = EulerSampler(p, levels, network.embedding, noise)
+    torch.testing.assert_close(sampler.sample(network, noise, condition), expected)
+    assert sampler.steps == len(levels)

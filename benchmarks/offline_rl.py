@@ -1,0 +1,263 @@
+"""Offline RL: sets × agents × seeds, ours and peers', in one table.
+
+    python benchmarks/offline_rl.py data=DIR jobs=2                     the short protocol
+    python benchmarks/offline_rl.py data=DIR protocol=full seeds=5
+    python benchmarks/offline_rl.py sets=[hopper-medium] agents=[ac,iql] seeds=[0,3]
+    python benchmarks/offline_rl.py data=DIR agents=[ac,d3rlpy_rebrac,ding_jin_code] ding_jin=REPO
+    python benchmarks/offline_rl.py data=DIR 'agents=[ac,{ac_strong: [agent=ac,agent.eta=0.3]}]'
+
+    data       a folder of D4RL-layout files SET.hdf5 and, in its subfolder minari, of Minari
+               datasets; a missing medium-expert is made of medium followed by expert. Without it
+               the real ids are taken, from the source `source` (d4rl or minari), where `mixed`
+               is medium-replay
+    agents     names in configs/agent/, `d3rlpy_…` (see peers/d3rlpy_agent.py; in an environment
+               of its own, made at `venv`), `ding_jin_code` (their repository, at `ding_jin`), or
+               {label: [overrides of the train door]}
+    protocol   short: 50,000 updates, 2 seeds; full: 200,000 updates, 5 seeds, more sets; quick:
+               to see that it works. Batches of 256. An evaluation of 10 episodes every 25th of
+               the training; the score is the mean of the last five
+    jobs       runs at a time, one thread each; train=[overrides for every run of ours]
+    out, runs  where the table goes, and the runs
+
+A row is one run. Rows are kept in OUT/offline_rl_PROTOCOL.csv as they come; a row that is there is
+not trained again, and a run of ours that was interrupted goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from offline_rl_data import task_overrides
+from offline_rl_rows import Key, add_row, read_rows, row_of
+from offline_rl_table import report
+from peers.environment import d3rlpy_python
+
+HERE = Path(__file__).resolve().parent
+PEERS = HERE / "peers"
+# Where Diffusion-QL's own table has another η than 1; door is taken as its nearest, pen.
+DIFFUSION_QL_ETA = {"pen": 0.15, "door": 0.15, "kitchen": 0.005}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How long, on what, and how often a run is evaluated."""
+
+    updates: int
+    seeds: int
+    sets: tuple[str, ...]
+    batch_size: int = 256
+    evaluations: int = 25
+    episodes: int = 10
+    final_episodes: int = 20
+
+    def arguments(self) -> list[str]:
+        """For the train door, ours and the peers'."""
+        return [
+            f"steps={self.updates}",
+            f"batch_size={self.batch_size}",
+            f"eval.every={self.updates // self.evaluations}",
+            f"eval.episodes={self.episodes}",
+            f"eval.final_episodes={self.final_episodes}",
+        ]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.updates:,} updates of batches of {self.batch_size}, {self.evaluations} "
+            f"evaluations of {self.episodes} episodes, at the end one of {self.final_episodes}"
+        )
+
+
+SHORT_SETS = (
+    *("hopper-medium", "hopper-mixed", "hopper-medium-expert"),
+    *("walker2d-medium", "halfcheetah-medium", "pen-expert"),
+)
+FULL_SETS = (
+    *(f"{e}-{b}" for e in ("halfcheetah", "hopper", "walker2d") for b in
+      ("medium", "mixed", "medium-expert")),
+    *("pen-expert", "door-human"),
+)  # fmt: skip
+PROTOCOLS = {
+    "short": Protocol(50_000, 2, SHORT_SETS),
+    "full": Protocol(200_000, 5, FULL_SETS),
+    "quick": Protocol(20, 1, ("hopper-medium",), 32, evaluations=5, episodes=2, final_episodes=2),
+}
+
+
+@dataclass
+class Options:
+    """What the command line says; see the top of the file."""
+
+    data: str | None = None
+    source: str = "d4rl"
+    protocol: str = "short"
+    sets: list[str] = field(default_factory=list)
+    agents: list[Any] = field(default_factory=lambda: ["ac", "iql", "diffusion_ql", "ac_ding_jin"])
+    seeds: Any = None
+    jobs: int = 1
+    train: list[str] = field(default_factory=list)
+    out: str = str(HERE / "results")
+    runs: str = str(HERE / "results" / "runs")
+    venv: str = str(PEERS / ".venv")
+    ding_jin: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its place in the table, its directory, and the command that makes it."""
+
+    key: Key
+    directory: Path
+    command: list[str]
+    resumes: bool
+
+
+def main(arguments: list[str]) -> int:
+    options = read_options(arguments)
+    protocol = PROTOCOLS[options.protocol]
+    sets = options.sets or named_by_source(protocol.sets, options)
+    seeds = options.seeds if options.seeds is not None else protocol.seeds
+    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    agents = dict(agent_overrides(agent, options) for agent in options.agents)
+    table = Path(options.out) / f"offline_rl_{options.protocol}.csv"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    tasks = {name: task_overrides(name, options) for name in sets}
+
+    def summarize() -> None:
+        report(table, list(sets), list(agents), len(seeds), f"{options.protocol}: {protocol}")
+
+    done = {row.key for row in read_rows(table)}
+    wanted = [Key(s, agent, seed) for seed in seeds for s in sets for agent in agents]
+    runs = [
+        plan(key, [*tasks[key.set], *agents[key.agent], *protocol.arguments()], options)
+        for key in wanted
+        if key not in done
+    ]
+    print(f"{len(wanted)} rows wanted, {len(wanted) - len(runs)} there, {len(runs)} to run")
+    failed = run_all(runs, options.jobs, table, summarize)
+    if read_rows(table):
+        summarize()
+    return 1 if failed else 0
+
+
+def read_options(arguments: list[str]) -> Options:
+    known = {f.name for f in fields(Options)}
+    given: dict[str, Any] = {}
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name not in known:
+            sys.exit(f"unknown option {name!r}, expected one of {', '.join(sorted(known))}")
+        given[name] = yaml.safe_load(value)
+    options = Options(**given)
+    if options.protocol not in PROTOCOLS:
+        sys.exit(f"unknown protocol {options.protocol!r}, expected one of {', '.join(PROTOCOLS)}")
+    return options
+
+
+def named_by_source(sets: tuple[str, ...], options: Options) -> list[str]:
+    """The protocol's sets; D4RL has no `mixed`, its medium-replay is the nearest."""
+    if options.data is not None:
+        return list(sets)
+    return [s.replace("-mixed", "-medium-replay") for s in sets]
+
+
+def agent_overrides(agent: str | dict[str, list[str]], options: Options) -> tuple[str, list[str]]:
+    """An agent's label, and what the train door must be told; of a peer, only its label."""
+    if isinstance(agent, dict):
+        ((label, overrides),) = agent.items()
+        return label, [*overrides, f"agent.name={label}"]
+    if agent == "ding_jin_code" and options.ding_jin is None:
+        sys.exit("ding_jin_code needs their repository: give ding_jin=PATH of a clone")
+    return agent, ["agent=bc" if is_peer(agent) else f"agent={agent}", f"agent.name={agent}"]
+
+
+def is_peer(agent: str) -> bool:
+    return agent.startswith("d3rlpy_") or agent == "ding_jin_code"
+
+
+def plan(key: Key, overrides: list[str], options: Options) -> Run:
+    """The command of one run; where ours has begun, the one that goes on with it."""
+    directory = Path(options.runs) / options.protocol / f"{key.set}-{key.agent}-{key.seed}"
+    shared = [*overrides, f"seed={key.seed}", f"run_dir='{directory}'", "threads=1"]
+    shared += ["progress=false", *options.train]
+    if key.agent.startswith("d3rlpy_"):
+        python = str(d3rlpy_python(Path(options.venv)))
+        algorithm = key.agent.removeprefix("d3rlpy_")
+        command = [python, str(PEERS / "d3rlpy_agent.py"), algorithm, *shared]
+    elif key.agent == "ding_jin_code":
+        command = [sys.executable, str(PEERS / "ding_jin_code.py"), str(options.ding_jin), *shared]
+    else:
+        train = [sys.executable, "-m", "cmpolicy.train"]
+        if (directory / "config.yaml").exists():
+            return Run(key, directory, [*train, f"resume='{directory}'"], resumes=True)
+        eta = DIFFUSION_QL_ETA.get(key.set.partition("-")[0])
+        own = [f"agent.eta={eta}"] if key.agent == "diffusion_ql" and eta else []
+        command = [*train, *shared, *own]
+    return Run(key, directory, command, resumes=False)
+
+
+def run_all(runs: list[Run], jobs: int, table: Path, summarize: Callable[[], None]) -> list[Run]:
+    """Run them, `jobs` at a time; rows and table follow each. Gives those that failed."""
+    failed = []
+    waiting = iter(runs)
+    with ThreadPoolExecutor(jobs) as pool:
+        going: dict[Future[float | None], Run] = {}
+        for run in [r for _, r in zip(range(jobs), waiting, strict=False)]:
+            going[pool.submit(execute, run)] = run
+        while going:
+            ready, _ = wait(going, return_when=FIRST_COMPLETED)
+            for future in ready:
+                run, seconds = going.pop(future), future.result()
+                if seconds is None:
+                    failed.append(run)
+                else:
+                    wall = None if run.resumes else seconds
+                    row = row_of(run.key, run.directory, wall, f"{machine()}, {jobs} at a time")
+                    add_row(table, row)
+                    summarize()
+                following = next(waiting, None)
+                if following is not None:
+                    going[pool.submit(execute, following)] = following
+    return failed
+
+
+def execute(run: Run) -> float | None:
+    """Seconds that the command took; None if it failed, whose last line is printed."""
+    print(" ".join(run.key.names), "goes on" if run.resumes else "begins", flush=True)
+    if not run.resumes and run.directory.exists():
+        shutil.rmtree(run.directory)  # a peer that was interrupted begins again
+    log = run.directory.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    begin = time.perf_counter()
+    with log.open("a") as file:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            run.command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False
+        )
+    if done.returncode != 0:
+        last = (log.read_text().strip().splitlines() or ["no output"])[-1]
+        print(f"{' '.join(run.key.names)} FAILED ({log}): {last}", file=sys.stderr, flush=True)
+        return None
+    return time.perf_counter() - begin
+
+
+def machine() -> str:
+    """The processor's name and the number of cores."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,83 @@
+"""Which data a set of `offline_rl.py` is: a file of a folder, or the real dataset."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import yaml
+
+from cmpolicy.config import CONFIG_PATH
+
+# Behaviours that no task of configs/env/ is named for, and whose settings they take.
+NEAREST = {"mixed": "medium-replay"}
+FLAT = ("observations", "actions", "rewards", "terminals", "timeouts")
+
+
+def task_overrides(name: str, options: Any) -> list[str]:
+    """What the train door must be told of a set.
+
+    Args:
+        name: environment-behaviour, such as hopper-mixed.
+        options: with `data`, a folder or None; `source`; and `runs`, where what is put together
+            is kept.
+    """
+    environment, _, behaviour = name.partition("-")
+    task = f"{environment}-{NEAREST.get(behaviour, behaviour)}"
+    config = Path(CONFIG_PATH) / "env" / f"{task}.yaml"
+    if not config.is_file():
+        sys.exit(f"no set {name!r}: there is no task {task} in configs/env/")
+    overrides = [f"env={task}", f"env.name={name}"]
+    if options.data is None:
+        return [*overrides, f"dataset.source={options.source}"]
+    minari_id = yaml.safe_load(config.read_text())["minari_id"]
+    path = find_data(name, minari_id, Path(options.data), Path(options.runs) / "data")
+    return [*overrides, f"dataset.path='{path}'"]
+
+
+def find_data(name: str, minari_id: str | None, folder: Path, cache: Path) -> Path:
+    """The file or Minari dataset of a set; medium-expert is put together where it is not there."""
+    file, minari = folder / f"{name}.hdf5", folder / "minari" / str(minari_id)
+    if file.is_file():
+        return file.resolve()
+    if minari_id is not None and minari.is_dir():
+        return minari.resolve()
+    environment, _, behaviour = name.partition("-")
+    halves = [folder / f"{environment}-{half}.hdf5" for half in ("medium", "expert")]
+    if behaviour == "medium-expert" and all(half.is_file() for half in halves):
+        return concatenated(halves, cache / f"{name}.hdf5").resolve()
+    there = sorted(path.stem for path in folder.glob("*.hdf5"))
+    sys.exit(f"no {name} in {folder}; there are: {', '.join(there) or 'no files'}")
+
+
+def concatenated(files: list[Path], path: Path) -> Path:
+    """One file of all the steps of several, in this order; kept, and made again if one changed."""
+    if path.is_file() and path.stat().st_mtime >= max(f.stat().st_mtime for f in files):
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    parts = [steps_of(file) for file in files]
+    environments = {env_id for _, env_id in parts}
+    if len(environments) > 1:
+        sys.exit(f"{', '.join(map(str, files))} are of several environments: {environments}")
+    with h5py.File(part, "w") as file:
+        for key in FLAT:
+            file[key] = np.concatenate([steps[key] for steps, _ in parts])
+        (env_id,) = environments
+        if env_id is not None:
+            file.attrs["env_id"] = env_id
+        file.attrs["behaviour"] = " followed by ".join(f.stem for f in files)
+    part.replace(path)
+    return path
+
+
+def steps_of(path: Path) -> tuple[dict[str, Any], str | None]:
+    """The columns of a file and its environment; its last step ends an episode."""
+    with h5py.File(path) as file:
+        steps = {key: file[key][()] for key in FLAT}
+        steps["timeouts"][-1] |= not steps["terminals"][-1]
+        return steps, file.attrs.get("env_id")

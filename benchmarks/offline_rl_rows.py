@@ -1,0 +1,134 @@
+"""Rows of `offline_rl.py`: one a run, read from its results.json, kept in a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock
+
+LAST_EVALUATIONS = 5
+
+
+class Key(NamedTuple):
+    """A row's place in the table."""
+
+    set: str
+    agent: str
+    seed: int
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        return self.set, self.agent, str(self.seed)
+
+
+@dataclass
+class Row:
+    """What a run came to, normalised scores throughout.
+
+    Attributes:
+        score: the protocol's: the mean of the last five evaluations during training.
+        last, best: the two checkpoints, evaluated on fresh seeds, with standard errors.
+        curve: step:score of every evaluation during training.
+        wall_seconds: of the whole command, evaluations included; NaN for a run in several parts.
+    """
+
+    set: str
+    agent: str
+    seed: int
+    score: float
+    last: float
+    last_error: float
+    best: float
+    best_error: float
+    best_step: int
+    data_mean: float
+    updates: int
+    updates_per_second: float
+    wall_seconds: float
+    curve: str
+    dataset: str
+    comparable: bool
+    transitions: int
+    environment: str
+    machine: str
+    versions: str
+    date: str
+
+    @property
+    def key(self) -> Key:
+        return Key(self.set, self.agent, self.seed)
+
+    def points(self) -> list[tuple[int, float]]:
+        """The learning curve: (step, score)."""
+        pairs = (point.split(":") for point in self.curve.split())
+        return [(int(step), float(score)) for step, score in pairs]
+
+
+def row_of(key: Key, run: Path, wall_seconds: float | None, machine: str) -> Row:
+    """The row of a finished run directory."""
+    found = json.loads((run / "results.json").read_text())
+    if not found["finished"]:
+        raise RuntimeError(f"{run} did not reach its end")
+    curve = [(e["step"], e["eval/normalized_score"]) for e in found["evaluations"]]
+    tail = [score for _, score in curve[-LAST_EVALUATIONS:]]
+    data, last, best = found["dataset"], found["last"], found["best"]
+    versions = {**found["versions"], **found.get("peer", {}).get("versions", {})}
+    return Row(
+        *key,
+        score=sum(tail) / len(tail),
+        last=last["normalized_score"],
+        last_error=last["score_standard_error"],
+        best=best["normalized_score"],
+        best_error=best["score_standard_error"],
+        best_step=best["step"],
+        data_mean=data["mean_normalized_score"],
+        updates=last["step"],
+        updates_per_second=found["updates_per_second"],
+        wall_seconds=math.nan if wall_seconds is None else round(wall_seconds, 1),
+        curve=" ".join(f"{step}:{score:.2f}" for step, score in curve),
+        dataset=f"{data['dataset_id']} ({data['source']})",
+        comparable=data["comparable"],
+        transitions=data["transitions"],
+        environment=found["environment"]["id"],
+        machine=f"{machine}; {found['device']}",
+        versions=" ".join(f"{name}={number}" for name, number in versions.items()),
+        date=found["date"],
+    )
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows so far; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [typed(row) for row in csv.DictReader(file)]
+
+
+def typed(row: dict[str, str]) -> Row:
+    """Text back to what `Row` holds."""
+    read: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": "True".__eq__}
+    return Row(**{f.name: read[str(f.type)](row[f.name]) for f in fields(Row)})
+
+
+def add_row(path: Path, row: Row) -> None:
+    """One row more; two benchmarks may write to one file."""
+    with FileLock(path.with_suffix(".lock")):
+        write_rows(path, [*read_rows(path), row])
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """The whole file, or nothing of it."""
+    text = io.StringIO()
+    names = [f.name for f in fields(Row)]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    part = path.with_suffix(".part")
+    part.write_text(text.getvalue())
+    part.replace(path)

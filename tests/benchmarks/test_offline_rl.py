@@ -1,0 +1,348 @@
+"""The benchmark of offline RL: its plan, its data, its rows, its table, and a run of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+# Someone else's repository, of the interface that the adapter expects: an agent that samples
+# noise, draws a batch an update, and tells its curriculum's position.
+THEIR_TABLE = """
+consistency_hyperparameters = {
+    'hopper-medium-expert-v2': {'lr': 3e-4, 'eta': 1.0, 'T': 2, 'q_norm': False,
+        'scale_consis_loss': True, 'max_q_backup': False, 'reward_tune': 'no', 'eval_freq': 50,
+        'num_epochs': 2000, 'gn': 5.0, 'top_k': 5},
+}
+import a_package_that_nobody_has
+"""
+THEIR_AGENT = """
+import torch
+
+class Consistency_QL:
+    def __init__(self, state_dim, action_dim, max_action, device, **settings):
+        assert settings['eta'] == 1.0 and settings['n_timesteps'] == 2 and max_action == 1.0
+        self.device, self.action_dim, self.updates = device, action_dim, 0
+        self.actor = self.critic_target = self
+
+    def train(self, replay_buffer, iterations, batch_size):
+        for itr in range(iterations):
+            state, action, next_state, reward, not_done = replay_buffer.sample(batch_size)
+            assert state.shape == (batch_size, 11) and not_done.shape == (batch_size, 1)
+            self.updates += 1
+
+    def sample(self, state):
+        return torch.rand(len(state), self.action_dim) * 2 - 1
+
+    def q_min(self, state, action):
+        return action.sum(1, keepdim=True)
+
+    def save_model(self, folder):
+        open(folder + '/updates', 'w').write(str(self.updates))
+
+    def load_model(self, folder):
+        self.updates = int(open(folder + '/updates').read())
+"""
+
+
+@pytest.fixture
+def their_repository(tmp_path: Path) -> Path:
+    repository = tmp_path / "theirs"
+    (repository / "agents").mkdir(parents=True)
+    (repository / "offline.py").write_text(THEIR_TABLE)
+    (repository / "agents" / "ql_consistency.py").write_text(THEIR_AGENT)
+    return repository
+
+
+def row(rows: Any, name: str, agent: str, seed: int, score: float, **changes: Any) -> Any:
+    fields = {
+        "last": score + 1, "last_error": 1.0, "best": score + 20, "best_error": 2.0,
+        "best_step": 40, "data_mean": 48.0, "updates": 50, "updates_per_second": 54.4,
+        "wall_seconds": 90.0, "curve": f"10:{score / 2:.2f} 20:{score:.2f}",
+        "dataset": "x (file)", "comparable": False, "transitions": 1000,
+        "environment": "Hopper-v5", "machine": "m", "versions": "torch=2.13.0",
+        "date": "2026-11-20T08:00:00+00:00",
+    }  # fmt: skip
+    return rows.Row(name, agent, seed, score, **{**fields, **changes})
+
+
+# The whole of it ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_rows_come_one_by_one_and_what_failed_is_missing(
+    folder: Path, their_repository: Path, tmp_path: Path, load: Any, capfd: Any
+) -> None:
+    script, rows = load("offline_rl"), load("offline_rl_rows")
+    agents = "agents=[bc,{broken: [agent=bc,agent.nonsense=1]},ding_jin_code]"
+    arguments = [
+        *(f"data={folder}", "protocol=quick", "sets=[hopper-medium-expert]", agents, "jobs=2"),
+        *(f"out={tmp_path / 'out'}", f"runs={tmp_path / 'runs'}", f"ding_jin={their_repository}"),
+    ]
+    assert script.main(arguments) == 1
+    said = capfd.readouterr()
+    assert "3 rows wanted, 0 there, 3 to run" in said.out
+    assert "broken 0 FAILED" in said.err
+    assert "nonsense" in said.err
+    table = tmp_path / "out" / "offline_rl_quick.csv"
+    found = {r.agent: r for r in rows.read_rows(table)}
+    assert found.keys() == {"bc", "ding_jin_code"}
+    for r in found.values():
+        assert [step for step, _ in r.points()] == [4, 8, 12, 16, 20]
+        assert r.score == pytest.approx(np.mean([s for _, s in r.points()]), abs=0.01)
+        assert (r.updates, r.transitions, r.environment) == (20, 234, "Hopper-v5")
+    # the same data, environment and evaluation for ours and theirs
+    assert found["bc"].data_mean == found["ding_jin_code"].data_mean
+    text = table.with_suffix(".md").read_text()
+    assert re.search(r"\| broken \| missing \| missing \| missing \|", text)
+    Image.open(table.with_suffix(".png")).verify()
+
+    # what is there is not trained again; what was interrupted goes on
+    before = table.read_text()
+    rows.write_rows(table, [found["ding_jin_code"]])
+    (tmp_path / "runs" / "quick" / "hopper-medium-expert-bc-0" / "results.json").unlink()
+    again = [a for a in arguments if a != agents]
+    assert script.main([*again, "agents=[bc,ding_jin_code]"]) == 0
+    said = capfd.readouterr()
+    assert "2 rows wanted, 1 there, 1 to run" in said.out
+    assert "hopper-medium-expert bc 0 goes on" in said.out
+    resumed = {r.agent: r for r in rows.read_rows(table)}["bc"]
+    assert math.isnan(resumed.wall_seconds)  # two sittings
+    assert (resumed.curve, resumed.last) == (found["bc"].curve, found["bc"].last)
+    assert table.read_text() != before
+
+
+# The plan -------------------------------------------------------------------------------------
+
+
+def test_the_protocols_evaluate_every_25th_of_the_training(load: Any) -> None:
+    protocols = load("offline_rl").PROTOCOLS
+    short, full = protocols["short"], protocols["full"]
+    assert short.arguments() == [
+        *("steps=50000", "batch_size=256", "eval.every=2000", "eval.episodes=10"),
+        "eval.final_episodes=20",
+    ]
+    assert (short.seeds, full.seeds) == (2, 5)
+    assert full.updates == 200_000
+    assert len(full.sets) == 11
+    assert set(short.sets) < set(full.sets)
+
+
+def options(load: Any, *arguments: str) -> Any:
+    return load("offline_rl").read_options(list(arguments))
+
+
+def test_commands_of_ours_and_theirs_say_the_same(load: Any, tmp_path: Path) -> None:
+    script, rows = load("offline_rl"), load("offline_rl_rows")
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "installed").touch()
+    given = options(load, f"venv={venv}", f"runs={tmp_path}", "ding_jin=/theirs", "train=[a.b=1]")
+    shared: dict[str, list[str]] = {}
+    for agent in ("diffusion_ql", "d3rlpy_rebrac", "ding_jin_code"):
+        label, overrides = script.agent_overrides(agent, given)
+        run = script.plan(rows.Key("pen-expert", label, 3), ["env=pen-expert", *overrides], given)
+        shared[agent] = [a for a in run.command if "run_dir" not in a and "agent" not in a]
+        assert f"agent.name={agent}" in run.command
+        assert {"seed=3", "threads=1", "a.b=1", "env=pen-expert"} <= set(run.command)
+    assert (
+        "agent.eta=0.15"
+        in script.plan(rows.Key("pen-expert", "diffusion_ql", 0), [], given).command
+    )
+    assert shared["d3rlpy_rebrac"][0] == str(venv / "bin" / "python")
+    assert "rebrac" in shared["d3rlpy_rebrac"]
+    assert shared["ding_jin_code"][2:3] == ["/theirs"]
+    assert shared["diffusion_ql"][:3] == [sys.executable, "-m", "cmpolicy.train"]
+    label, overrides = script.agent_overrides({"strong": ["agent=ac", "agent.eta=1"]}, given)
+    assert (label, overrides) == ("strong", ["agent=ac", "agent.eta=1", "agent.name=strong"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["jods=2"], "unknown option 'jods', expected one of agents"),
+        (["protocol=long"], "unknown protocol 'long', expected one of short"),
+        (["agents=[ding_jin_code]", "sets=[]"], "give ding_jin=PATH"),
+        (["sets=[hopper-superb]", "agents=[bc]"], "no set 'hopper-superb'"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(
+    load: Any, tmp_path: Path, arguments: list[str], reason: str
+) -> None:
+    with pytest.raises(SystemExit, match=re.escape(reason)):
+        load("offline_rl").main([*arguments, f"out={tmp_path}"])
+
+
+# Data -----------------------------------------------------------------------------------------
+
+
+def test_medium_expert_is_medium_followed_by_expert(
+    folder: Path, tmp_path: Path, load: Any
+) -> None:
+    data = load("offline_rl_data")
+    path = data.find_data("hopper-medium-expert", None, folder, tmp_path / "cache")
+    halves = [h5py.File(folder / f"hopper-{half}.hdf5") for half in ("medium", "expert")]
+    with h5py.File(path) as file:
+        assert file.attrs["env_id"] == "Hopper-v5"
+        for key in ("observations", "actions", "rewards", "terminals"):
+            np.testing.assert_array_equal(file[key], np.concatenate([h[key] for h in halves]))
+        timeouts = np.concatenate([h["timeouts"] for h in halves])
+        timeouts[[119, 239]] = True  # where the files were cut, so that nothing runs across
+        np.testing.assert_array_equal(file["timeouts"], timeouts)
+    assert [p.name for p in path.parent.iterdir()] == ["hopper-medium-expert.hdf5"]
+    made = path.stat().st_mtime_ns
+    data.find_data("hopper-medium-expert", None, folder, tmp_path / "cache")
+    assert path.stat().st_mtime_ns == made
+
+
+def test_a_file_of_its_own_comes_before_one_put_together(
+    folder: Path, tmp_path: Path, load: Any, write_hopper: Any
+) -> None:
+    own = write_hopper(folder / "hopper-medium-expert.hdf5")
+    find = load("offline_rl_data").find_data
+    assert find("hopper-medium-expert", None, folder, tmp_path / "cache") == own
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_is_not_there_or_does_not_fit_is_refused(
+    folder: Path, tmp_path: Path, load: Any, write_hopper: Any
+) -> None:
+    find = load("offline_rl_data").find_data
+    with pytest.raises(SystemExit, match="there are: hopper-expert, hopper-medium"):
+        find("hopper-mixed", None, folder, tmp_path)
+    write_hopper(folder / "hopper-expert.hdf5", env_id="Walker2d-v5")
+    with pytest.raises(SystemExit, match="of several environments"):
+        find("hopper-medium-expert", None, folder, tmp_path)
+
+
+def test_sets_name_tasks_and_places(folder: Path, tmp_path: Path, load: Any) -> None:
+    overrides = load("offline_rl_data").task_overrides
+    real = SimpleNamespace(data=None, source="minari", runs=str(tmp_path))
+    assert overrides("hopper-mixed", real) == [
+        *("env=hopper-medium-replay", "env.name=hopper-mixed", "dataset.source=minari"),
+    ]
+    here = SimpleNamespace(data=str(folder), source="d4rl", runs=str(tmp_path))
+    assert overrides("hopper-medium", here)[2] == f"dataset.path='{folder / 'hopper-medium.hdf5'}'"
+    minari = folder / "minari" / "D4RL" / "door" / "human-v2"
+    minari.mkdir(parents=True)
+    assert overrides("door-human", here)[2] == f"dataset.path='{minari}'"
+    named = load("offline_rl").named_by_source
+    assert named(("hopper-mixed", "pen-expert"), real) == ["hopper-medium-replay", "pen-expert"]
+    assert named(("hopper-mixed",), here) == ["hopper-mixed"]
+
+
+# Rows -----------------------------------------------------------------------------------------
+
+
+def test_the_score_is_the_mean_of_the_last_five_evaluations(tmp_path: Path, load: Any) -> None:
+    rows = load("offline_rl_rows")
+    scores = [90.0, 10.0, 20.0, 30.0, 40.0, 55.0]
+    results = {
+        "finished": True, "device": "cpu", "date": "2026-11-20", "updates_per_second": 60.0,
+        "versions": {"torch": "2"}, "peer": {"versions": {"d3rlpy": "2.8.1"}},
+        "environment": {"id": "Hopper-v5"},
+        "dataset": {"dataset_id": "d", "source": "file", "comparable": False, "transitions": 9,
+                    "mean_normalized_score": 48.4},
+        "last": {"step": 60, "normalized_score": 50.0, "score_standard_error": 3.0},
+        "best": {"step": 10, "normalized_score": 80.0, "score_standard_error": 4.0},
+        "evaluations": [{"step": 10 * (i + 1), "eval/normalized_score": s}
+                        for i, s in enumerate(scores)],
+    }  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    key = rows.Key("hopper-medium", "ac", 1)
+    found = rows.row_of(key, tmp_path, 100.04, "machine")
+    assert found.score == pytest.approx((10 + 20 + 30 + 40 + 55) / 5)
+    assert (found.last, found.best, found.best_step, found.updates) == (50.0, 80.0, 10, 60)
+    assert found.versions == "torch=2 d3rlpy=2.8.1"
+    assert found.points()[0] == (10, 90.0)
+
+    table = tmp_path / "rows.csv"
+    rows.write_rows(table, [found, replace(found, seed=2, wall_seconds=math.nan)])
+    first, second = rows.read_rows(table)
+    assert first == found
+    assert math.isnan(second.wall_seconds)
+    assert rows.read_rows(tmp_path / "nothing.csv") == []
+
+    (tmp_path / "results.json").write_text(json.dumps({**results, "finished": False}))
+    with pytest.raises(RuntimeError, match="did not reach its end"):
+        rows.row_of(key, tmp_path, None, "machine")
+
+
+# The table ------------------------------------------------------------------------------------
+
+
+def tables(text: str) -> dict[str, dict[str, list[str]]]:
+    """The cells of each block by title and by the first cell of the row."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for line in text.splitlines():
+        if line.startswith("## "):
+            found[line[3:]] = current = {}
+        elif line.startswith("| "):
+            name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            current[name] = cells
+    return found
+
+
+def test_last_and_best_stand_apart_and_nothing_missing_is_a_zero(tmp_path: Path, load: Any) -> None:
+    rows, table = load("offline_rl_rows"), load("offline_rl_table")
+    path = tmp_path / "t.csv"
+    rows.write_rows(
+        path,
+        [
+            row(rows, "a", "ac", 0, 80.0),
+            row(rows, "a", "ac", 1, 90.0),
+            row(rows, "b", "ac", 0, 40.0),
+            row(rows, "b", "ac", 1, 44.0),
+            row(rows, "a", "iql", 0, 60.0, wall_seconds=math.nan),
+        ],
+    )
+    table.report(path, ["a", "b"], ["ac", "iql", "bc"], 2, "short")
+    found = tables(path.with_suffix(".md").read_text())
+    score = found["Score of the protocol"]
+    # errors: |80 − 90|/2 and |40 − 44|/2, that of the average √(5² + 2²)/2
+    assert score["ac"][:3] == ["85.0 ± 5.0", "42.0 ± 2.0", "63.5 ± 2.7"]
+    assert score["iql"] == ["60.0 (1 of 2 seeds)", "missing", "missing", "missing"]
+    assert score["bc"] == ["missing"] * 4
+    assert score["data's mean"][:2] == ["48.0", "48.0"]
+    assert found["Last checkpoint"]["ac"] == ["86.0 ± 5.0", "43.0 ± 2.0", "64.5 ± 2.7"]
+    assert found["Best checkpoint"]["ac"] == ["105.0 ± 5.0", "62.0 ± 2.0", "83.5 ± 2.7"]
+    clock = next(block for title, block in found.items() if title.startswith("Wall-clock"))
+    assert clock["ac"] == ["1.5 (54)", "1.5 (54)"]
+    assert clock["iql"] == ["missing (54)", "missing"]
+    Image.open(path.with_suffix(".png")).verify()
+
+
+def test_the_interquartile_mean_is_that_of_the_middle_half(load: Any) -> None:
+    table = load("offline_rl_table")
+    found = [[0.0, 50.0], [52.0, 54.0], [56.0, 58.0], [60.0, 1000.0]]
+    point, low, high = map(float, re.findall(r"[\d.]+", table.interquartile(found)))
+    assert point == pytest.approx(np.mean([52, 54, 56, 58]))
+    assert low <= point <= high
+    assert high > low
+    # strata: a seed is only ever replaced by another of its own set
+    drawn = np.random.default_rng(0)
+    resampled = [
+        np.mean(np.sort(np.concatenate([drawn.choice(values, 2) for values in found]))[2:6])
+        for _ in range(4000)
+    ]
+    assert [low, high] == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=0.6)
+    assert table.interquartile([[1.0], [3.0], [5.0], [30.0]]) == "4.0"
+    assert table.interquartile([[1.0, 2.0], []]) == "missing"
+    assert table.interquartile([[7.0, 7.0], [7.0, 7.0]]) == "7.0 [7.0, 7.0]"
+
+
+def test_the_scripts_are_small() -> None:
+    for file in [*BENCHMARKS.glob("offline_rl*.py"), *(BENCHMARKS / "peers").glob("*.py")]:
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 300
