@@ -22,7 +22,6 @@ NAMES = {
     group: sorted(path.stem for path in (Path(CONFIG_PATH) / group).glob("*.yaml"))
     for group in ("env", "agent", "loss", "data", "image_loss")
 }
-DOORS = ("rl", "toy", "image", "evaluate", "sample", "edit", "export")
 
 
 def compose(*overrides: str, config: str = "rl") -> Any:
