@@ -184,7 +184,7 @@ def draw(out: Path, summary: list[dict[str, Any]]) -> None:
         axes.invert_yaxis()
         axes.set(title=toy, xlabel="W1 to the truth")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
     figure.savefig(out / "toys.png", dpi=130)
 
 
