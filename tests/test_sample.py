@@ -46,8 +46,8 @@ def model(run: Path) -> ImageModel:
     return load_image_model(run)
 
 
-def config(run: Path, **overrides: Any) -> SampleConfig:
-    base = SampleConfig(run=str(run), num_samples=4, device="cpu", progress=False)
+def config(path: Path, **overrides: Any) -> SampleConfig:
+    base = SampleConfig(run=str(path), num_samples=4, device="cpu", progress=False)
     return dataclasses.replace(base, **overrides)
 
 
