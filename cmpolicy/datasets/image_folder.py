@@ -131,4 +131,8 @@ def _opaque(picture: Image.Image) -> Image.Image:
 
 
 def _square(picture: Image.Image, size: int) -> Image.Image:
-    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+    # cropped first: a resampling filter would reach beyond the box that `ImageOps.fit` resizes
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    cropped = picture.crop((left, top, left + side, top + side))
+    return cropped.resize((size, size), Image.Resampling.LANCZOS)

@@ -108,7 +108,7 @@ def to_uint8(x: Tensor) -> Tensor:
 
 def open_images(
     name: str,
-    root: str | None = None,
+    root: str | Path | None = None,
     split: str = "train",
     *,
     flip: bool | None = None,
@@ -120,7 +120,8 @@ def open_images(
     Args:
         name: one of `IMAGE_DATASETS`.
         root: where its files lie; None looks in the cache, then downloads. ``folder`` and ``npz``
-            need it; `read_folder` and `read_npz` say how files must lie there.
+            need it; `read_folder` and `read_npz` say how files must lie there. The cache is
+            `images_directory()`; `$CMPOLICY_IMAGES_MIRROR`/<name>/ replaces where files are from.
         split: ``train`` or ``test``.
         flip: mirror half of the images of every batch; by default as is usual for the dataset.
         size: resize and centre-crop every picture to `size` × `size`.
