@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cmpolicy.datasets.image_catalogue import PUBLISHED, read_published
 from cmpolicy.datasets.image_files import Pictures, check_images, checked_labels, read_npz
-from cmpolicy.datasets.image_folder import read_folder, resized
+from cmpolicy.datasets.image_folder import read_folder, resized, visible
 from cmpolicy.errors import InputError
 
 SPLITS = ("train", "test")
@@ -180,7 +180,7 @@ def _npz_of(root: Path, split: str) -> Path:
 
 def _folder_of(root: Path, split: str) -> Path:
     """`root/train` where all there is are splits, which a class may be called as well."""
-    below = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
+    below = {path.name for path in visible(root) if path.is_dir()} if root.is_dir() else set()
     if split in below and below <= {*SPLITS, "val", "valid", "validation"}:
         return root / split
     if split != "train":

@@ -149,5 +149,5 @@ def test_a_picture_that_is_cut_short_is_named(tmp_path, save, suffix):
 
 def test_sixteen_bits_are_not_cut_to_eight(tmp_path):
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "1.png")
-    with pytest.raises(InputError, match=r"1\.png has more than 8 bits a channel \(mode I;16\)"):
+    with pytest.raises(InputError, match=r"1\.png has more than 8 bits a channel \(mode I(;16)?\)"):
         read_folder(tmp_path)

@@ -155,6 +155,7 @@ def test_a_folder_and_its_splits(tmp_path):
     for i, name in enumerate(("train/a", "train/b", "test/a", "test/b")):
         (tmp_path / name).mkdir(parents=True)
         Image.fromarray(np.full((4, 4), i, np.uint8)).save(tmp_path / name / "1.png")
+    (tmp_path / ".thumbnails").mkdir()
     root = str(tmp_path)
     assert open_images("folder", root).images.flatten(1)[:, 0].tolist() == [0, 1]
     test = open_images("folder", root, "test", flip=True)
