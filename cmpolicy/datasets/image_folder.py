@@ -36,8 +36,8 @@ def read_folder(folder: Path, size: int | None = None) -> Pictures:
     """
     if not folder.is_dir():
         raise InputError(f"no folder at {folder}, expected one with pictures; check the path")
-    subfolders = [path for path in _visible(folder) if path.is_dir()]
-    loose = [path for path in _visible(folder) if _is_picture(path)]
+    subfolders = [path for path in visible(folder) if path.is_dir()]
+    loose = [path for path in visible(folder) if _is_picture(path)]
     if subfolders and loose:
         raise InputError(
             f"{folder} holds pictures ({loose[0].name}) beside subfolders ({subfolders[0].name}), "
@@ -65,7 +65,8 @@ def resized(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return _channels_first(np.asarray(_square(picture, size)) for picture in pictures)
 
 
-def _visible(folder: Path) -> list[Path]:
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, in the order of names, without what is hidden."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__")))
 
 
@@ -74,7 +75,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _pictures_below(folder: Path) -> Iterator[Path]:
-    for path in _visible(folder):
+    for path in visible(folder):
         if path.is_dir():
             yield from _pictures_below(path)
         elif _is_picture(path):
@@ -135,4 +136,8 @@ def _opaque(picture: Image.Image) -> Image.Image:
 
 
 def _square(picture: Image.Image, size: int) -> Image.Image:
-    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+    # cropped first: a resampling filter would reach beyond the box that `ImageOps.fit` resizes
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    cropped = picture.crop((left, top, left + side, top + side))
+    return cropped.resize((size, size), Image.Resampling.LANCZOS)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cmpolicy.datasets.image_catalogue import PUBLISHED, read_published
 from cmpolicy.datasets.image_files import Pictures, check_images, checked_labels, read_npz
-from cmpolicy.datasets.image_folder import read_folder, resized
+from cmpolicy.datasets.image_folder import read_folder, resized, visible
 from cmpolicy.errors import InputError
 
 SPLITS = ("train", "test")
@@ -108,7 +108,7 @@ def to_uint8(x: Tensor) -> Tensor:
 
 def open_images(
     name: str,
-    root: str | None = None,
+    root: str | Path | None = None,
     split: str = "train",
     *,
     flip: bool | None = None,
@@ -120,7 +120,8 @@ def open_images(
     Args:
         name: one of `IMAGE_DATASETS`.
         root: where its files lie; None looks in the cache, then downloads. ``folder`` and ``npz``
-            need it; `read_folder` and `read_npz` say how files must lie there.
+            need it; `read_folder` and `read_npz` say how files must lie there. The cache is
+            `images_directory()`; `$CMPOLICY_IMAGES_MIRROR`/<name>/ replaces where files are from.
         split: ``train`` or ``test``.
         flip: mirror half of the images of every batch; by default as is usual for the dataset.
         size: resize and centre-crop every picture to `size` × `size`.
@@ -179,7 +180,7 @@ def _npz_of(root: Path, split: str) -> Path:
 
 def _folder_of(root: Path, split: str) -> Path:
     """`root/train` where all there is are splits, which a class may be called as well."""
-    below = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
+    below = {path.name for path in visible(root) if path.is_dir()} if root.is_dir() else set()
     if split in below and below <= {*SPLITS, "val", "valid", "validation"}:
         return root / split
     if split != "train":
