@@ -31,11 +31,11 @@ import yaml
 from cmpolicy.config import CONFIG_PATH
 from cmpolicy.consistency.losses import DISTILLATIONS
 from cmpolicy.datasets.images import ImageDataset, open_images
-from cmpolicy.evaluate_images import Truth
 from cmpolicy.evaluation.extractors import Extractor, open_extractor
 from cmpolicy.evaluation.image_figures import draw_sheet
 from cmpolicy.evaluation.image_metrics import ImageScores
-from cmpolicy.image_model import ImageModel, Sampler, load_image_model
+from cmpolicy.tasks.image_evaluation import Truth
+from cmpolicy.tasks.image_model import ImageModel, Sampler, load_image_model
 from cmpolicy.training.run_directory import RunDirectory
 
 HERE = Path(__file__).resolve().parent

@@ -31,8 +31,8 @@ from published_code import diffusion_ql_agent, ding_jin_agent
 from cmpolicy import ConsistencyPolicy
 from cmpolicy.agents import Spaces
 from cmpolicy.config import CONFIG_PATH, register_schemas
-from cmpolicy.offline_rl import build_agent
 from cmpolicy.policy_graph import PolicyGraph, to_onnx
+from cmpolicy.tasks.offline_rl import build_agent
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("cmpolicy", "torch", "numpy", "onnxruntime")

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from cmpolicy.datasets.image_folder import read_picture
 from cmpolicy.datasets.images import open_images
-from cmpolicy.editing_tasks import INBETWEENS, TASKS, Session, scale_factor, seeded
 from cmpolicy.errors import InputError
 from cmpolicy.evaluation.image_figures import draw_sheet
 from cmpolicy.front_door import resolve_device, run
 from cmpolicy.image_config import EditConfig
-from cmpolicy.image_model import ImageModel, load_image_model
+from cmpolicy.tasks.image_editing import INBETWEENS, TASKS, Session, scale_factor, seeded
+from cmpolicy.tasks.image_model import ImageModel, load_image_model
 
 log = logging.getLogger("cmpolicy")
 

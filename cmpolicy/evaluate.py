@@ -15,14 +15,14 @@ import torch
 from cmpolicy.agents import Agent, Spaces
 from cmpolicy.config import EvaluateConfig, RLConfig
 from cmpolicy.errors import InputError
-from cmpolicy.evaluate_images import evaluate_image_run, evaluate_npz
 from cmpolicy.evaluation.environments import Environment
 from cmpolicy.evaluation.score import evaluate_agent
 from cmpolicy.evaluation.video import write_video
 from cmpolicy.front_door import resolve_device, run
 from cmpolicy.image_config import ImageConfig
-from cmpolicy.offline_rl import act_with, build_agent
 from cmpolicy.resume import load_config
+from cmpolicy.tasks.image_evaluation import evaluate_image_run, evaluate_npz
+from cmpolicy.tasks.offline_rl import act_with, build_agent
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")

@@ -21,7 +21,7 @@ from cmpolicy.errors import InputError
 from cmpolicy.front_door import resolve_device, run
 from cmpolicy.generative.models import EDMTeacher
 from cmpolicy.image_config import SampleConfig
-from cmpolicy.image_model import TEACHER_STEPS, ImageModel, Sampler, load_image_model
+from cmpolicy.tasks.image_model import TEACHER_STEPS, ImageModel, Sampler, load_image_model
 
 log = logging.getLogger("cmpolicy")
 GRID = 40  # levels that `ts` are indices of, if `steps` does not say: OpenAI's

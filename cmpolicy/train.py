@@ -18,17 +18,17 @@ from typing import Any, Protocol
 import torch
 from omegaconf import OmegaConf
 
-from cmpolicy.bandit import BanditTask
 from cmpolicy.config import RLConfig, ToyConfig
 from cmpolicy.datasets.toys import Bandit, find_toy
 from cmpolicy.errors import InputError
 from cmpolicy.front_door import resolve_device, run
 from cmpolicy.image_config import ImageConfig
-from cmpolicy.images import ImageTask
-from cmpolicy.offline_rl import OfflineRL
 from cmpolicy.resume import AnyConfig, resumed_config
 from cmpolicy.run_config import RunConfig
-from cmpolicy.toys import ToyTask
+from cmpolicy.tasks.bandit import BanditTask
+from cmpolicy.tasks.images import ImageTask
+from cmpolicy.tasks.offline_rl import OfflineRL
+from cmpolicy.tasks.toys import ToyTask
 from cmpolicy.training.distribution import Ranks
 from cmpolicy.training.loop import Dataset, Evaluation, Learner, Schedule, TrainingLoop
 from cmpolicy.training.precision import use_fast_float32_products

@@ -16,7 +16,7 @@ from cmpolicy.config import CONFIG_PATH, EvaluateConfig, RLConfig, register_sche
 from cmpolicy.datasets import REWARDS
 from cmpolicy.image_config import ImageConfig, SampleConfig
 from cmpolicy.networks.unet import UNet
-from cmpolicy.offline_rl import build_agent
+from cmpolicy.tasks.offline_rl import build_agent
 
 NAMES = {
     group: sorted(path.stem for path in (Path(CONFIG_PATH) / group).glob("*.yaml"))

@@ -18,8 +18,8 @@ from cmpolicy.config import CONFIG_PATH, EditConfig, register_schemas
 from cmpolicy.datasets.image_files import write_npz
 from cmpolicy.datasets.images import open_images
 from cmpolicy.edit import edit, open_session
-from cmpolicy.editing_tasks import TASKS, Session, as_strokes
 from cmpolicy.errors import InputError
+from cmpolicy.tasks.image_editing import TASKS, Session, as_strokes
 from cmpolicy.train import train
 
 TINY = (

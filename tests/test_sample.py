@@ -16,9 +16,9 @@ from cmpolicy.datasets.image_files import read_npz
 from cmpolicy.errors import InputError
 from cmpolicy.generative.loss_config import LossConfig
 from cmpolicy.image_config import ImageConfig, ImageEvalConfig, SampleConfig
-from cmpolicy.image_model import ImageModel, load_image_model
 from cmpolicy.networks.unet import UNetConfig
 from cmpolicy.sample import bracketed, sample, sampler_of
+from cmpolicy.tasks.image_model import ImageModel, load_image_model
 from cmpolicy.train import train
 
 

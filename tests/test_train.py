@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from cmpolicy import ConsistencyPolicy
 from cmpolicy.config import CONFIG_PATH, register_schemas
-from cmpolicy.offline_rl import OfflineRL
+from cmpolicy.tasks.offline_rl import OfflineRL
 from cmpolicy.train import train as command
 from cmpolicy.training.checkpoint import load_state
 from cmpolicy.training.loop import Evaluation

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from cmpolicy.config import RLConfig
 from cmpolicy.errors import InputError
 from cmpolicy.front_door import resolve_device
-from cmpolicy.offline_rl import OfflineRL
+from cmpolicy.tasks.offline_rl import OfflineRL
 from cmpolicy.train import Reporter
 from cmpolicy.training.loop import Evaluation
 from cmpolicy.training.run_directory import RunDirectory

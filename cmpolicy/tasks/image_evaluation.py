@@ -27,7 +27,7 @@ from cmpolicy.evaluation.image_metrics import (
     statistics,
     write_reference,
 )
-from cmpolicy.image_model import ImageModel, Sampler, load_image_model
+from cmpolicy.tasks.image_model import ImageModel, Sampler, load_image_model
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")

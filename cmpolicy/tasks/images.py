@@ -15,7 +15,7 @@ from cmpolicy.errors import InputError
 from cmpolicy.evaluation.image_figures import draw_sheet
 from cmpolicy.generative.models import EDMTeacher
 from cmpolicy.image_config import ImageConfig
-from cmpolicy.image_model import (
+from cmpolicy.tasks.image_model import (
     TEACHER_STEPS,
     ImageInfo,
     ImageModel,

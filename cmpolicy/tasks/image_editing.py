@@ -17,7 +17,7 @@ from cmpolicy.consistency.schedules import karras_sigmas
 from cmpolicy.errors import InputError
 from cmpolicy.generative import editing
 from cmpolicy.image_config import EditConfig
-from cmpolicy.image_model import ImageModel
+from cmpolicy.tasks.image_model import ImageModel
 
 Blocks = dict[str, Tensor]  # name → uint8 (N, C, H, W)
 INBETWEENS, INTERPOLATIONS = 10, 3

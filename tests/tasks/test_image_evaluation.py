@@ -17,9 +17,9 @@ from cmpolicy.datasets.image_files import write_npz
 from cmpolicy.datasets.images import open_images
 from cmpolicy.errors import InputError
 from cmpolicy.evaluate import evaluate
-from cmpolicy.evaluate_images import open_truth
 from cmpolicy.evaluation import image_classifier
 from cmpolicy.evaluation.image_metrics import read_reference
+from cmpolicy.tasks.image_evaluation import open_truth
 from cmpolicy.train import train
 
 TINY = (

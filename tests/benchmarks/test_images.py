@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-SCRIPTS = Path(__file__).parent.parent / "benchmarks"
+SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
 
 def script(file: str) -> ModuleType:

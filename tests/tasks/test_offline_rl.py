@@ -18,7 +18,13 @@ from cmpolicy.config import CONFIG_PATH, EnvConfig, RLConfig, register_schemas
 from cmpolicy.datasets.transitions import DatasetInfo
 from cmpolicy.errors import InputError
 from cmpolicy.evaluation.environments import Environment
-from cmpolicy.offline_rl import OfflineRL, act_with, build_agent, evaluation_env, references_of
+from cmpolicy.tasks.offline_rl import (
+    OfflineRL,
+    act_with,
+    build_agent,
+    evaluation_env,
+    references_of,
+)
 
 SMALL = ("agent.policy.hidden=[8]", "eval.episodes=2", "eval.final_episodes=3")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "score_table.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "score_table.py"
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 AGENT = """
 import numpy as np, torch
 from utils.logger import logger

@@ -18,10 +18,10 @@ from cmpolicy.datasets.images import ImageDataset
 from cmpolicy.errors import InputError
 from cmpolicy.generative.loss_config import LossConfig
 from cmpolicy.image_config import ImageConfig, ImageDataConfig, ImageEvalConfig
-from cmpolicy.image_model import ImageModel, load_image_model
-from cmpolicy.images import ImageTask, TrainingImages, pixel_distance
 from cmpolicy.networks.unet import UNetConfig
 from cmpolicy.resume import load_config
+from cmpolicy.tasks.image_model import ImageModel, load_image_model
+from cmpolicy.tasks.images import ImageTask, TrainingImages, pixel_distance
 from cmpolicy.train import train
 from cmpolicy.training.distribution import Ranks
 from cmpolicy.training.run_directory import RunDirectory
