@@ -3,6 +3,7 @@
     python benchmarks/toys.py                    all, with the settings of configs/loss/
     python benchmarks/toys.py quick=true         a minute, to see that it works
     python benchmarks/toys.py losses=[scd,sct] toys=[three_gmm] seeds=3
+    python benchmarks/toys.py losses=[cd] toys=[moving_two_gmm]      with a condition, by its name
 
 A row is one run through the train door. Rows are kept in results/toys.csv as they come, and a row
 that is there is not trained again, so that an interrupted benchmark goes on.
@@ -104,7 +105,7 @@ def report(out: Path) -> None:
     rows = read_rows(out)
     groups = {
         (toy, loss): [r for r in rows if (r["toy"], r["loss"]) == (toy, loss)]
-        for toy in TOYS
+        for toy in dict.fromkeys([*TOYS, *(r["toy"] for r in rows)])
         for loss in LOSSES
     }
     summary = [
@@ -136,7 +137,9 @@ def markdown(rows: list[dict[str, str]], summary: list[dict[str, Any]]) -> str:
         "",
         f"Written by `benchmarks/toys.py` on {now}; {len(rows)} runs, torch {rows[-1]['torch']}, "
         f"{rows[-1]['machine']}. Mean ± standard error over seeds; last checkpoint, 20,000 samples "
-        "against the exact quantiles. KL is of a 200-bin histogram, the truth's from the samples'. "
+        "against the exact quantiles; with a condition (a label, or a number that moves the means) "
+        "the mean over conditions, 20,000 samples each. KL is of a 200-bin histogram, the truth's "
+        "from the samples'. "
         "Seconds are the median of whole commands, imports and pictures included, on a machine "
         "that other work shared.",
     ]

@@ -59,7 +59,10 @@ class DenoisingScoreMatching:
 
 
 def batch_denoiser(
-    x0: Tensor, condition: Tensor | None = None, bandwidth: float = 0.02
+    x0: Tensor,
+    condition: Tensor | None = None,
+    references: tuple[Tensor, Tensor | None] | None = None,
+    bandwidth: float = 0.05,
 ) -> LevelFunction:
     """E[x₀ | x_σ] if the data were this batch: the stable target of Xu, Tong & Jaakkola 2023.
 
@@ -71,18 +74,23 @@ def batch_denoiser(
         x0: (B, …); the i-th noisy point is that of the i-th sample.
         condition: (B, …); a sample whose condition is c′ counts with exp(−‖c − c′‖²/2h²), so that
             of labels only equal ones do.
+        references: more samples (R, …) and their conditions, without noisy points of their own.
         bandwidth: h, in units of the condition.
 
     Returns:
         D(x_σ (B, …), σ (B,)) → (B, …).
     """
-    data = x0.flatten(1)
+    data, given = x0.flatten(1), condition
+    if references is not None:
+        data = torch.cat((data, references[0].flatten(1)))
+        if condition is not None and references[1] is not None:
+            given = torch.cat((condition, references[1]))
     # −‖x − d‖²/2 up to ‖x‖²/2, which is the same for every d, as one product
     extended = torch.cat((data, -0.5 * data.square().sum(1, keepdim=True)), dim=1).T
     kernel: Tensor | float = 0.0
-    if condition is not None:
-        c = condition.flatten(1).to(x0.dtype)
-        kernel = -torch.cdist(c, c).square() / (2 * bandwidth**2)
+    if condition is not None and given is not None:
+        c, others = (t.flatten(1).to(x0.dtype) for t in (condition, given))
+        kernel = -torch.cdist(c, others).square() / (2 * bandwidth**2)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         points = torch.cat((x.flatten(1), torch.ones_like(sigma[:, None])), dim=1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ from cmpolicy.datasets.transitions import Batch, DatasetInfo, TransitionDataset
 from cmpolicy.errors import InputError
 
 TRAINING_SAMPLES = 20_000
+# Where the condition is a number, each has few samples near it: a larger training set, and with
+# every batch so many times its samples as references (benchmarks/results/toys_search.md).
+MORE_SAMPLES, MORE_REFERENCES = 10, 4
 
 
 class Bandit(GaussianMixture):
@@ -179,6 +182,7 @@ class ToyBatch(NamedTuple):
 
     x: Tensor  # (B, dim)
     condition: Tensor | None  # (B, condition_dim), None for a toy without one
+    references: ToyBatch | None = None  # more, for the stable target where c is a number
 
 
 class ToyDataset:
@@ -190,6 +194,7 @@ class ToyDataset:
     Args:
         toy: a toy or its name.
         size: samples in the training set; None draws fresh samples for every batch, on the CPU.
+            If not given, 20,000, and ten times as many where the condition is a number.
         seed: of the training set.
 
     Attributes:
@@ -201,7 +206,7 @@ class ToyDataset:
     def __init__(
         self,
         toy: str | Toy | ConditionalToy,
-        size: int | None = TRAINING_SAMPLES,
+        size: int | Literal["default"] | None = "default",
         *,
         seed: int = 0,
         device: torch.device | str = "cpu",
@@ -212,12 +217,16 @@ class ToyDataset:
         self.condition_dim = getattr(self.toy, "condition_dim", 0)
         self.x: Tensor | None = None
         self.condition: Tensor | None = None
+        by_number = isinstance(self.toy, MovingMixture)
+        self.references = MORE_REFERENCES if by_number else 0  # for each sample of a batch
+        if size == "default":
+            size = TRAINING_SAMPLES * (MORE_SAMPLES if by_number else 1)
         if size is None:
             self.mean, self.std = self.toy.mean.float().to(self.device), self.toy.std
             return
         if size < 2:
             raise InputError(f"size is {size}, expected at least 2 samples, or none for fresh ones")
-        self.x, self.condition = self._draw(size, torch.Generator().manual_seed(seed))
+        self.x, self.condition, _ = self._draw(size, torch.Generator().manual_seed(seed))
         self.mean = self.x.mean(0)
         self.std = float((self.x - self.mean).square().mean().sqrt())
 
@@ -228,8 +237,14 @@ class ToyDataset:
         return ToyBatch(self.toy.sample(n, generator).to(self.device), None)
 
     def sample(self, batch_size: int) -> ToyBatch:
-        """`batch_size` samples, those of a training set with replacement."""
+        """`batch_size` samples, those of a training set with replacement, and their references."""
+        batch = self._choose(batch_size)
+        if not self.references:
+            return batch
+        return batch._replace(references=self._choose(batch_size * self.references))
+
+    def _choose(self, n: int) -> ToyBatch:
         if self.x is None:
-            return self._draw(batch_size)
-        index = torch.randint(len(self.x), (batch_size,), device=self.device)
+            return self._draw(n)
+        index = torch.randint(len(self.x), (n,), device=self.device)
         return ToyBatch(self.x[index], None if self.condition is None else self.condition[index])

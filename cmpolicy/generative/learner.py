@@ -37,6 +37,9 @@ class Batch(Protocol):
     @property
     def condition(self) -> Tensor | None: ...  # (B, …)
 
+    @property
+    def references(self) -> Batch | None: ...  # samples for the stable target alone
+
 
 class GenerativeLearner(nn.Module):
     """An EDM teacher for the first updates, a consistency student for the rest.
@@ -133,7 +136,7 @@ class GenerativeLearner(nn.Module):
         """Denoising."""
 
         def loss_of(x0: Tensor, condition: Tensor | None, draws: Draws) -> Tensor:
-            return teacher.loss(x0, condition, self.stable_target(x0, condition), draws)
+            return teacher.loss(x0, condition, self.stable_target(batch, x0, condition), draws)
 
         loss = self.add_gradients(teacher, loss_of, batch)
         self.minimize("teacher", teacher, loss, self.step, self.teacher_steps)
@@ -145,7 +148,7 @@ class GenerativeLearner(nn.Module):
         progress = k / self.student_steps
 
         def loss_of(x0: Tensor, condition: Tensor | None, draws: Draws) -> Tensor:
-            teacher = self.stable_target(x0, condition)
+            teacher = self.stable_target(batch, x0, condition)
             if self.config.distils and self.teacher is not None:
                 teacher = self.teacher.given(condition)
             return student.loss(x0, condition, progress, teacher, draws)
@@ -155,9 +158,15 @@ class GenerativeLearner(nn.Module):
         student.update_target(progress)
         return loss
 
-    def stable_target(self, x0: Tensor, condition: Tensor | None) -> LevelFunction | None:
-        """The denoiser of the batch, where that is asked for."""
-        return batch_denoiser(x0, condition) if self.config.stable_target else None
+    def stable_target(
+        self, batch: Batch, x0: Tensor, condition: Tensor | None
+    ) -> LevelFunction | None:
+        """The denoiser of the batch and its references, where that is asked for."""
+        if not self.config.stable_target:
+            return None
+        more = batch.references
+        references = None if more is None else (self.encode(more.x), more.condition)
+        return batch_denoiser(x0, condition, references)
 
     def add_gradients(self, model: LevelModel, loss_of: LossOf, batch: Batch) -> Tensor:
         """Set the gradients of the mean loss of this process's part of the batch; return it, ()."""

@@ -251,6 +251,17 @@ def test_the_batch_denoiser_against_a_loop() -> None:
             torch.testing.assert_close(d[i], mean)
 
 
+def test_references_count_as_samples_of_the_batch() -> None:
+    g = torch.Generator().manual_seed(0)
+    x0, condition = torch.randn(12, 2, generator=g), torch.rand(12, 1, generator=g)
+    x, sigma = torch.randn(12, 2, generator=g), torch.rand(12, generator=g) + 0.1
+    whole = batch_denoiser(x0, condition)(x, sigma)
+    parted = batch_denoiser(x0[:5], condition[:5], (x0[5:], condition[5:]))
+    torch.testing.assert_close(parted(x[:5], sigma[:5]), whole[:5])
+    parted = batch_denoiser(x0[:5], None, (x0[5:], None))
+    torch.testing.assert_close(parted(x[:5], sigma[:5]), batch_denoiser(x0)(x, sigma)[:5])
+
+
 def test_a_condition_of_its_own_gives_every_sample_back() -> None:
     x0, condition = torch.randn(6, 2, 2), torch.arange(6)[:, None]
     d = batch_denoiser(x0, condition)(torch.randn(6, 2, 2), torch.full((6,), 80.0))

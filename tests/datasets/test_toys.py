@@ -218,6 +218,18 @@ def test_a_training_set_is_fixed_by_its_seed():
     assert np.isin(first.sample(100).x.numpy(), first.x.numpy()).all()
 
 
+def test_a_number_as_the_condition_comes_with_more_samples_and_references():
+    dataset = ToyDataset("moving_two_gmm")
+    assert len(dataset.x) == 10 * len(ToyDataset("two_gmm").x) == 200_000
+    batch = dataset.sample(16)
+    assert len(batch.x) == 16
+    x, condition, none = batch.references
+    assert x.shape == condition.shape == (64, 1)
+    assert none is None
+    for name in ("two_gmm", "two_gmm_label"):
+        assert ToyDataset(name).sample(16).references is None
+
+
 def test_pairs_stay_together_in_a_training_set():
     batch = ToyDataset("two_gmm_label", 500).sample(200)
     assert torch.equal(batch.x[:, 0] > 0, batch.condition[:, 1] == 1)
