@@ -22,6 +22,7 @@ FEATURES = 128
 CHANNELS = 32
 UPDATES, BATCH_SIZE = 800, 128
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 1e-2
+SIZE_IMAGES = 1000  # that tell how large features are
 
 
 class LabelledImages(Protocol):
@@ -45,6 +46,8 @@ class ImageClassifier(nn.Module):
         classes: how many.
     """
 
+    size: Tensor
+
     def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
         channels, height, width = shape
@@ -58,16 +61,29 @@ class ImageClassifier(nn.Module):
         self.body = nn.Sequential(*layers, nn.Flatten())
         self.hidden = nn.Linear(channels * height * width, FEATURES)
         self.head = nn.Linear(FEATURES, classes)
+        self.register_buffer("size", torch.ones(()))
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 → (B, 128), before the last nonlinearity."""
+        """(B, C, H, W) uint8 → (B, 128), before the last nonlinearity, of mean square 1.
+
+        The cubic kernel of the KID, (xᵀy/D + 1)³, is made for features of that size.
+        """
+        return self.embed(images) / self.size
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The same in the units of the weights."""
         x: Tensor = self.hidden(self.body(images.float() / 127.5 - 1))
         return x
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) uint8 → (B, classes) logits."""
-        logits: Tensor = self.head(F.silu(self.features(images)))
+        logits: Tensor = self.head(F.silu(self.embed(images)))
         return logits
+
+    @torch.no_grad()
+    def measure_size(self, images: Tensor) -> None:
+        """The root mean square of the features of these images."""
+        self.size.copy_(self.embed(images).square().mean().sqrt())
 
 
 def cache_directory() -> Path:
@@ -110,6 +126,7 @@ def trained_classifier(
     else:
         log.info("training a classifier for image metrics on %d images", len(labels))
         fit(network, data.images, labels, seed)
+        network.measure_size(data.images[:SIZE_IMAGES])
         path.parent.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
         write_atomically(path, save(weights))
@@ -132,7 +149,8 @@ def fit(network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> None:
 
 def data_hash(images: Tensor, labels: Tensor, seed: int) -> str:
     """Sixteen hexadecimal digits of everything that the trained weights depend on."""
-    settings = (FEATURES, CHANNELS, UPDATES, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, seed)
+    training = (UPDATES, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, SIZE_IMAGES)
+    settings = (FEATURES, CHANNELS, *training, seed)
     digest = hashlib.sha256(repr((settings, tuple(images.shape))).encode())
     for tensor in (images, labels):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())

@@ -83,3 +83,10 @@ def test_the_cache_can_be_moved(digits, tmp_path, short, monkeypatch):
     assert [p.stem for p in (tmp_path / "here").iterdir()] == [f"classifier-{extractor.weights}"]
     assert extractor.distance == "Fréchet distance (classifier)"
     assert extractor(digits.images[:7]).shape == (7, 128)
+
+
+def test_features_have_unit_mean_square(digits, tmp_path):
+    network, _ = trained_classifier(first(digits, 1297), cache=tmp_path)
+    assert network.features(digits.images[:1000]).square().mean() == pytest.approx(1.0, rel=1e-4)
+    again, _ = trained_classifier(first(digits, 1297), cache=tmp_path)
+    assert torch.equal(network.features(digits.images), again.features(digits.images))
