@@ -147,7 +147,7 @@ class ToyConfig(RunConfig):
 
 @dataclass
 class EvaluateConfig(ImageMetricsConfig):
-    """`python -m cmpolicy.evaluate run=RUN`, or `npz=FILE data=NAME` for pictures at hand.
+    """`python -m cmpolicy.evaluate run=RUN`, or `npz=FILE data.name=NAME` for pictures at hand.
 
     Attributes:
         run: a run directory of an agent or of images.

@@ -1,6 +1,6 @@
 """Evaluate a run again: `python -m cmpolicy.evaluate run=RUN episodes=50 best_of=10 video=true`.
 
-Images: `run=RUN num_samples=50000 extractor=inception`, or pictures at hand: `npz=FILE data=NAME`.
+Images: `run=RUN num_samples=50000 extractor=inception`, or pictures: `npz=FILE data.name=NAME`.
 """
 
 from __future__ import annotations

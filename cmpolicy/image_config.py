@@ -234,12 +234,25 @@ class EditConfig:
 
 
 @dataclass
+class ComparedImages:
+    """What pictures are compared with; null for what the run was trained on.
+
+    Attributes:
+        name, root, size: as in training.
+    """
+
+    name: str | None = None
+    root: str | None = None
+    size: int | None = None
+
+
+@dataclass
 class ImageMetricsConfig:
     """The part of `python -m cmpolicy.evaluate` that images have.
 
     Attributes:
         npz: pictures to compare in place of a run's, as `cmpolicy.sample` writes them.
-        data, root, size: what to compare them with; null for what the run was trained on.
+        data: what to compare them with.
         extractor: a name in `cmpolicy.evaluation.extractors.EXTRACTORS`; only the distance on
             ``inception`` is the FID.
         weights: a file with the extractor's weights; null for that of an installed package.
@@ -250,9 +263,7 @@ class ImageMetricsConfig:
     """
 
     npz: str | None = None
-    data: str | None = None
-    root: str | None = None
-    size: int | None = None
+    data: ComparedImages = field(default_factory=ComparedImages)
     extractor: str = "classifier"
     weights: str | None = None
     reference: str | None = None

@@ -27,6 +27,7 @@ from cmpolicy.evaluation.image_metrics import (
     statistics,
     write_reference,
 )
+from cmpolicy.image_config import ComparedImages
 from cmpolicy.tasks.image_model import ImageModel, Sampler, load_image_model
 from cmpolicy.training.run_directory import RunDirectory
 
@@ -79,24 +80,20 @@ class Truth:
         return {"test images": self.score(test.images[:n])}
 
 
-def open_truth(
-    config: EvaluateConfig,
-    data: str | None,
-    root: str | None,
-    size: int | None,
-    device: torch.device,
-) -> Truth:
+def open_truth(config: EvaluateConfig, data: ComparedImages, device: torch.device) -> Truth:
     """Training images, or a reference file, with the extractor's features of them.
 
     Raises:
         InputError: if neither is there, or does not fit the extractor.
     """
-    images = None if data is None else open_images(data, root, size=size, device=device)
+    images = None
+    if data.name is not None:
+        images = open_images(data.name, data.root, size=data.size, device=device)
     extractor = open_extractor(config.extractor, images, path=config.weights, device=device)
     if config.reference is not None:
         return Truth(extractor, read_reference(config.reference), images)
     if images is None:
-        raise InputError("nothing to compare with; give data=NAME or reference=FILE")
+        raise InputError("nothing to compare with; give data.name=NAME or reference=FILE")
     features = extractor(images.images, progress=len(images) >= 1_000)
     if config.save_reference is not None:
         write_reference(config.save_reference, statistics(features))
@@ -111,7 +108,7 @@ def evaluate_npz(config: EvaluateConfig, device: torch.device) -> None:
     if not path.is_file():
         raise InputError(f"there is no file {path}, expected an .npz of pictures")
     samples = torch.from_numpy(read_npz(path).images)
-    truth = open_truth(config, config.data, config.root, config.size, device)
+    truth = open_truth(config, config.data, device)
     print_table({path.name: truth.score(samples)})
 
 
@@ -120,9 +117,9 @@ def evaluate_image_run(
 ) -> None:
     """Sample from a run and compare; each sampler is a row of evaluations.jsonl."""
     model = load_image_model(directory.path, config.checkpoint, device)
-    data = model.config.data
-    root = config.root or data.root
-    truth = open_truth(config, config.data or data.name, root, config.size or data.size, device)
+    given, own = config.data, model.config.data
+    data = ComparedImages(given.name or own.name, given.root or own.root, given.size or own.size)
+    truth = open_truth(config, data, device)
     labels = truth.labels(config.num_samples) if model.config.conditional else None
     rows = {}
     for name, sampler in samplers(model, config.steps).items():
@@ -139,7 +136,7 @@ def evaluate_image_run(
                 "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             }
         )
-    floor = truth.floor(root, config.size or data.size, config.num_samples)
+    floor = truth.floor(data.root, data.size, config.num_samples)
     print_table(rows | floor)
 
 

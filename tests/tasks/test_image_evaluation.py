@@ -19,6 +19,7 @@ from cmpolicy.errors import InputError
 from cmpolicy.evaluate import evaluate
 from cmpolicy.evaluation import image_classifier
 from cmpolicy.evaluation.image_metrics import read_reference
+from cmpolicy.image_config import ComparedImages
 from cmpolicy.tasks.image_evaluation import open_truth
 from cmpolicy.train import train
 
@@ -76,7 +77,10 @@ def test_pictures_of_a_file(tmp_path, capsys):
     found = {}
     for name, pictures in (("digits.npz", digits), ("noise.npz", noise)):
         write_npz(tmp_path / name, pictures)
-        evaluate(EvaluateConfig(npz=str(tmp_path / name), data="digits", device="cpu"), [])
+        evaluate(
+            EvaluateConfig(npz=str(tmp_path / name), data=ComparedImages("digits"), device="cpu"),
+            [],
+        )
         line = table(capsys)[name]
         found[name] = float(line.split("(classifier)")[1].split(",")[0])
         assert f"({len(pictures)} samples against 1,493 images)" in line
@@ -86,7 +90,11 @@ def test_pictures_of_a_file(tmp_path, capsys):
 def test_statistics_can_be_kept_and_used_in_place_of_the_data(tmp_path, capsys):
     pictures = open_images("digits", split="test").images
     write_npz(tmp_path / "digits.npz", pictures)
-    common = {"npz": str(tmp_path / "digits.npz"), "data": "digits", "device": "cpu"}
+    common = {
+        "npz": str(tmp_path / "digits.npz"),
+        "data": ComparedImages("digits"),
+        "device": "cpu",
+    }
     kept = str(tmp_path / "reference.npz")
     evaluate(EvaluateConfig(**common, save_reference=kept), [])
     with_data = table(capsys)["digits.npz"]
@@ -98,7 +106,7 @@ def test_statistics_can_be_kept_and_used_in_place_of_the_data(tmp_path, capsys):
 
 
 def test_labels_are_as_frequent_as_in_the_data():
-    truth = open_truth(EvaluateConfig(), "digits", None, None, torch.device("cpu"))
+    truth = open_truth(EvaluateConfig(), ComparedImages("digits"), torch.device("cpu"))
     labels = truth.labels(500)
     counts = torch.bincount(labels, minlength=10) / 500
     expected = torch.bincount(truth.images.labels, minlength=10) / len(truth.images)
@@ -112,10 +120,13 @@ def test_wrong_input_is_one_line(run, tmp_path):
     for options, words in (
         ({}, "run is missing; give run=RUN, or npz=FILE"),
         ({"npz": str(tmp_path / "gone.npz")}, "there is no file"),
-        ({"npz": str(tmp_path / "none.npz"), "data": "digits"}, "has no arr_0"),
+        ({"npz": str(tmp_path / "none.npz"), "data": ComparedImages("digits")}, "has no arr_0"),
         ({"npz": colours}, "needs a dataset to be trained on"),
-        ({"npz": colours, "data": "digits"}, "samples are 3×8×8, the images of digits 1×8×8"),
-        ({"npz": colours, "data": "faces"}, "no image dataset 'faces'"),
+        (
+            {"npz": colours, "data": ComparedImages("digits")},
+            "samples are 3×8×8, the images of digits 1×8×8",
+        ),
+        ({"npz": colours, "data": ComparedImages("faces")}, "no image dataset 'faces'"),
         ({"run": str(run), "extractor": "vgg"}, "unknown extractor 'vgg'"),
         ({"run": str(run), "extractor": "inception", "weights": "gone.pt"}, "there is no file"),
         ({"run": str(run), "reference": colours}, "not a reference file"),
