@@ -12,7 +12,6 @@ results/images.csv as they come, and a row that is there is not trained again.
 
 from __future__ import annotations
 
-import csv
 import datetime
 import json
 import platform
@@ -26,7 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
+from command_line import given_options
+from csv_rows import append_row, read_rows
 
 from cmpolicy.config import CONFIG_PATH
 from cmpolicy.consistency.losses import DISTILLATIONS
@@ -56,12 +56,7 @@ def main(arguments: list[str]) -> None:
         "teacher_share": 0.5, "samples": 5000, "extractor": "classifier", "path": None, "seed": 0,
         "threads": None, "train": [], "quick": False, "out": str(HERE / "results"),
     }  # fmt: skip
-    given: dict[str, Any] = {}
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in options:
-            sys.exit(f"unknown option {key!r}, expected one of {', '.join(options)}")
-        given[key] = yaml.safe_load(value)
+    given = given_options(arguments, options)
     options |= (QUICK if given.get("quick") else {}) | given
     unknown = set(options["methods"]) - set(methods_there_are())
     if unknown:
@@ -258,23 +253,6 @@ def machine() -> str:
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Rows of other samplers have other columns: all are written again."""
-    rows = [*read_rows(path), row]
-    columns = list(dict.fromkeys(key for r in rows for key in r))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def markdown(rows: list[dict[str, str]], extractor: Extractor, options: dict[str, Any]) -> str:

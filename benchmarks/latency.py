@@ -24,7 +24,7 @@ import hydra
 import numpy as np
 import onnxruntime
 import torch
-import yaml
+from command_line import read_options
 from omegaconf import OmegaConf
 from published_code import diffusion_ql_agent, ding_jin_agent
 
@@ -71,15 +71,10 @@ CLAIMS = [
 
 
 def main(arguments: list[str]) -> None:
-    options: dict[str, Any] = {
+    options = read_options(arguments, {
         "ding_jin": None, "diffusion_ql": None, "rounds": 100, "calls": 20,
         "out": str(HERE / "results"),
-    }  # fmt: skip
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in options:
-            sys.exit(f"unknown option {key!r}, expected one of {', '.join(options)}")
-        options[key] = yaml.safe_load(value)
+    })  # fmt: skip
     torch.set_num_threads(1)
     torch.manual_seed(0)
     cases = {**our_policy(), **our_published_setting()}

@@ -37,7 +37,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
+from command_line import given_options
 from offline_rl_data import task_overrides
 from offline_rl_rows import Key, add_row, read_rows, row_of
 from offline_rl_table import report
@@ -151,14 +151,7 @@ def main(arguments: list[str]) -> int:
 
 
 def read_options(arguments: list[str]) -> Options:
-    known = {f.name for f in fields(Options)}
-    given: dict[str, Any] = {}
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if name not in known:
-            sys.exit(f"unknown option {name!r}, expected one of {', '.join(sorted(known))}")
-        given[name] = yaml.safe_load(value)
-    options = Options(**given)
+    options = Options(**given_options(arguments, [f.name for f in fields(Options)]))
     if options.protocol not in PROTOCOLS:
         sys.exit(f"unknown protocol {options.protocol!r}, expected one of {', '.join(PROTOCOLS)}")
     return options

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
+from command_line import read_options
 from torch import Tensor
 
 from cmpolicy.consistency.metrics import edm_weight
@@ -48,12 +48,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def main(arguments: list[str]) -> None:
     if not arguments or not (Path(arguments[0]) / "cm" / "cm.py").is_file():
         sys.exit("give the directory of a clone of consistency_models_toy_task")
-    options: dict[str, Any] = {"samples": 1000, "steps": 2001, "out": str(HERE / "results")}
-    for argument in arguments[1:]:
-        key, _, value = argument.partition("=")
-        if key not in options:
-            sys.exit(f"unknown option {key!r}, expected one of {', '.join(options)}")
-        options[key] = yaml.safe_load(value)
+    options = read_options(
+        arguments[1:], {"samples": 1000, "steps": 2001, "out": str(HERE / "results")}
+    )
     sys.path.insert(0, arguments[0])
     rows = [
         ("the exact function, its sampler", measure(exact)),

@@ -13,7 +13,6 @@ those of updates.
 
 from __future__ import annotations
 
-import csv
 import datetime
 import json
 import os
@@ -27,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+from command_line import read_options
+from csv_rows import append_row
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -99,15 +99,10 @@ def main(arguments: list[str]) -> None:
     clone = Path(arguments[0]).resolve() if arguments else Path()
     if not (clone / "consistency_models" / "unet.py").is_file():
         sys.exit("give the directory of a clone of cloneofsimo/consistency_models")
-    options: dict[str, Any] = {
+    options = read_options(arguments[1:], {
         "seconds": 600.0, "root": None, "samples": 5000, "extractor": "classifier", "path": None,
         "steps": list(LEVELS), "seed": 0, "threads": None, "out": str(HERE / "results"),
-    }  # fmt: skip
-    for argument in arguments[1:]:
-        key, _, value = argument.partition("=")
-        if key not in options:
-            sys.exit(f"unknown option {key!r}, expected one of {', '.join(options)}")
-        options[key] = yaml.safe_load(value)
+    })  # fmt: skip
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     out = Path(options["out"]).resolve()
@@ -182,15 +177,6 @@ def draw(model: Any, count: int, levels: list[float]) -> Tensor:
         noise = torch.randn(min(BATCH_SIZE, count - begin), 1, 32, 32)
         found.append(to_uint8(model.sample(noise * levels[0], levels)))
     return torch.cat(found)[:, :, PAD:-PAD, PAD:-PAD]
-
-
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def markdown(row: dict[str, Any]) -> str:

@@ -10,7 +10,6 @@ updates of each on all samples at once. Nothing of it is changed; the clone is o
 
 from __future__ import annotations
 
-import csv
 import datetime
 import sys
 import time
@@ -19,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
+from command_line import read_options
+from csv_rows import append_row, read_rows
 
 from cmpolicy.datasets.toys import ToyDataset, find_toy
 from cmpolicy.evaluation.distribution import compare
@@ -32,14 +32,9 @@ TOYS = ["single_gaussian", "two_gmm", "uneven_two_gmm", "three_gmm"]
 def main(arguments: list[str]) -> None:
     if not arguments or not (Path(arguments[0]) / "cm" / "cm.py").is_file():
         sys.exit("give the directory of a clone of consistency_models_toy_task")
-    options: dict[str, Any] = {
+    options = read_options(arguments[1:], {
         "seeds": 5, "samples": 20_000, "steps": 2001, "toys": TOYS, "out": str(HERE / "results"),
-    }  # fmt: skip
-    for argument in arguments[1:]:
-        key, _, value = argument.partition("=")
-        if key not in options:
-            sys.exit(f"unknown option {key!r}, expected one of {', '.join(options)}")
-        options[key] = yaml.safe_load(value)
+    })  # fmt: skip
     sys.path.insert(0, arguments[0])
     out = Path(options["out"])
     out.mkdir(parents=True, exist_ok=True)
@@ -83,22 +78,6 @@ def run(toy: str, seed: int, samples: int, steps: int) -> dict[str, Any]:
         scores = compare(y.detach(), truth)
         row |= {f"{k} {name}": round(scores[name], 5) for name in ("w1", "kl", "std_ratio")}
     return row
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def markdown(rows: list[dict[str, str]], steps: int) -> str:

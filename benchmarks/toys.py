@@ -11,7 +11,6 @@ that is there is not trained again, so that an interrupted benchmark goes on.
 
 from __future__ import annotations
 
-import csv
 import datetime
 import json
 import math
@@ -24,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+from command_line import read_options
+from csv_rows import append_row, read_rows
 
 HERE = Path(__file__).resolve().parent
 LOSSES = ["ct", "ict", "ect", "ct_continuous", "sct", "cd", "cd_continuous", "scd"]
@@ -35,15 +35,10 @@ QUICK = ("steps=80", "eval.every=80", "eval.samples=2000")
 
 
 def main(arguments: list[str]) -> None:
-    options: dict[str, Any] = {
+    options = read_options(arguments, {
         "losses": LOSSES, "toys": TOYS, "seeds": 5, "quick": False, "out": str(HERE / "results"),
         "train": [],
-    }  # fmt: skip
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in options:
-            sys.exit(f"unknown option {key!r}, expected one of {', '.join(options)}")
-        options[key] = yaml.safe_load(value)
+    })  # fmt: skip
     out = Path(options["out"])
     out.mkdir(parents=True, exist_ok=True)
     extra = [*(QUICK if options["quick"] else ()), *options["train"]]
@@ -56,7 +51,8 @@ def main(arguments: list[str]) -> None:
 
 def add_row(out: Path, toy: str, loss: str, seed: int, extra: list[str], quick: bool) -> None:
     """Train one run, unless its row is there, and append the row."""
-    if any((r["toy"], r["loss"], int(r["seed"])) == (toy, loss, seed) for r in read_rows(out)):
+    rows = read_rows(out / "toys.csv")
+    if any((r["toy"], r["loss"], int(r["seed"])) == (toy, loss, seed) for r in rows):
         return
     run = out / "runs" / f"{toy}-{loss}-{seed}"
     overrides = [f"toy={toy}", f"loss={loss}", f"seed={seed}", f"run_dir={run}", "threads=1"]
@@ -83,26 +79,12 @@ def add_row(out: Path, toy: str, loss: str, seed: int, extra: list[str], quick: 
         "cmpolicy": version("cmpolicy"),
         "machine": f"{platform.processor() or platform.machine()}, 1 thread",
     }
-    path = out / "toys.csv"
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def read_rows(out: Path) -> list[dict[str, str]]:
-    path = out / "toys.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    append_row(out / "toys.csv", row)
 
 
 def report(out: Path) -> None:
     """toys.md, toys.json and toys.png from the rows so far."""
-    rows = read_rows(out)
+    rows = read_rows(out / "toys.csv")
     groups = {
         (toy, loss): [r for r in rows if (r["toy"], r["loss"]) == (toy, loss)]
         for toy in dict.fromkeys([*TOYS, *(r["toy"] for r in rows)])

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-import sys
 import time
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from PIL import Image
 
-SCRIPTS = Path(__file__).parents[2] / "benchmarks"
-
-
-def script(file: str) -> ModuleType:
-    name = f"benchmark_{file}"
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{file}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look their annotations up
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.mark.slow
-def test_one_table_and_one_sheet_of_all_methods(tmp_path, monkeypatch):
+def test_one_table_and_one_sheet_of_all_methods(load, tmp_path, monkeypatch):
     monkeypatch.setenv("CMPOLICY_CACHE", str(tmp_path / "cache"))
-    images = script("images")
+    images = load("images")
     options = ["quick=true", "seconds=1", f"out={tmp_path}", "threads=1"]
     images.main(options)
     with (tmp_path / "images.csv").open() as file:
@@ -55,8 +38,8 @@ def test_one_table_and_one_sheet_of_all_methods(tmp_path, monkeypatch):
     assert (tmp_path / "images.csv").read_text() == before
 
 
-def test_unknown_options_and_methods_are_refused(tmp_path):
-    images = script("images")
+def test_unknown_options_and_methods_are_refused(load, tmp_path):
+    images = load("images")
     with pytest.raises(SystemExit, match="unknown option 'metod'"):
         images.main(["metod=cd"])
     with pytest.raises(SystemExit, match="unknown methods"):
@@ -64,9 +47,9 @@ def test_unknown_options_and_methods_are_refused(tmp_path):
     assert "edm" not in images.methods_there_are()
 
 
-def test_epochs_share_the_time():
+def test_epochs_share_the_time(load):
     """Each is over at its share of the whole; time between batches counts, time after does not."""
-    batches = script("seed_mnist").TimedEpochs(torch.zeros(5, 1, 32, 32), 0.2, 4)
+    batches = load("seed_mnist").TimedEpochs(torch.zeros(5, 1, 32, 32), 0.2, 4)
     begin = time.perf_counter()
     for epoch in range(1, 5):
         for x, _ in batches:
@@ -78,6 +61,6 @@ def test_epochs_share_the_time():
     assert time.perf_counter() - begin - 0.2 == pytest.approx(batches.spent, abs=0.05)
 
 
-def test_the_seeds_directory_is_asked_for():
+def test_the_seeds_directory_is_asked_for(load):
     with pytest.raises(SystemExit, match="give the directory of a clone"):
-        script("seed_mnist").main([])
+        load("seed_mnist").main([])
