@@ -65,11 +65,13 @@ class Truth:
         """Of n training images, drawn evenly: samples get classes as often as the data has them."""
         if self.images is None or self.images.labels is None:
             return None
-        spread = torch.linspace(0, len(self.images) - 1, n).long()
-        return self.images.labels.cpu()[spread]
+        return self.images.labels.cpu()[spread(len(self.images), n)]
 
     def floor(self, root: str | None, size: int | None, n: int) -> dict[str, ImageScores]:
-        """The same figures of test images, n at most; empty where there are none."""
+        """The same figures of n test images at most, drawn evenly; empty where there are none.
+
+        Not of the first n: those of MNIST were written by other people than the rest.
+        """
         if self.images is None:
             return {}
         try:
@@ -77,7 +79,13 @@ class Truth:
         except InputError as error:
             log.info("without test images to compare: %s", error)
             return {}
-        return {"test images": self.score(test.images[:n])}
+        chosen = spread(len(test), min(n, len(test))).to(test.images.device)
+        return {"test images": self.score(test.images[chosen])}
+
+
+def spread(size: int, n: int) -> Tensor:
+    """n indices into so many, evenly spaced, (n,) int64."""
+    return torch.linspace(0, size - 1, n, dtype=torch.float64).round().long()
 
 
 def open_truth(config: EvaluateConfig, data: ComparedImages, device: torch.device) -> Truth:
