@@ -28,9 +28,10 @@ from cmpolicy.datasets.transitions import Batch, DatasetInfo, TransitionDataset
 from cmpolicy.errors import InputError
 
 TRAINING_SAMPLES = 20_000
-# Where the condition is a number, each has few samples near it: a larger training set, and with
-# every batch so many times its samples as references (benchmarks/results/toys_search.md).
-MORE_SAMPLES, MORE_REFERENCES = 10, 4
+# Where the condition is a number, each has few samples near it: 20,000 for every fortieth of the
+# range, as wide as the bandwidth of the stable target's kernel, and with every batch so many times
+# its samples as references (benchmarks/results/toys_search.md).
+MORE_SAMPLES, MORE_REFERENCES = 40, 4
 
 
 class Bandit(GaussianMixture):
@@ -194,7 +195,7 @@ class ToyDataset:
     Args:
         toy: a toy or its name.
         size: samples in the training set; None draws fresh samples for every batch, on the CPU.
-            If not given, 20,000, and ten times as many where the condition is a number.
+            If not given, 20,000, and forty times as many where the condition is a number.
         seed: of the training set.
 
     Attributes:

@@ -220,7 +220,7 @@ def test_a_training_set_is_fixed_by_its_seed():
 
 def test_a_number_as_the_condition_comes_with_more_samples_and_references():
     dataset = ToyDataset("moving_two_gmm")
-    assert len(dataset.x) == 10 * len(ToyDataset("two_gmm").x) == 200_000
+    assert len(dataset.x) == 40 * len(ToyDataset("two_gmm").x) == 800_000
     batch = dataset.sample(16)
     assert len(batch.x) == 16
     x, condition, none = batch.references
