@@ -168,7 +168,9 @@ def test_each_seed_has_the_run_that_it_would_have_alone(
     tmp_path: Path, singles: list[TrainingLoop]
 ) -> None:
     heard: list[list[int]] = []
-    loop = make(tmp_path / "seeds", on_evaluation=lambda e, speed: heard.append([x.step for x in e]))
+    loop = make(
+        tmp_path / "seeds", on_evaluation=lambda e, speed: heard.append([x.step for x in e])
+    )
     loop.train()
     assert_equal_to(loop, singles)
     assert heard[-1] == [6, 12, 18, 24, 30]
