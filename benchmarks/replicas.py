@@ -1,7 +1,7 @@
 """Updates of several seeds at once against one seed after another: results/replicas.md, .json.
 
-    python benchmarks/replicas.py [agents=ac,bc] [seeds=1,2,5,10] [rounds=7] [updates=5] [hidden=32]
-        [device=cpu]
+    python benchmarks/replicas.py [agents=[ac,bc]] [seeds=[1,2,5,10]] [rounds=7] [updates=3]
+        [hidden=32] [device=cpu]
 
 Hopper's shapes, batches of 256, one CPU thread. In each round one seed alone and each stack take
 their turn; the gain of N seeds is the median over rounds of N × (time of one update alone)/(time of
@@ -23,10 +23,10 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
-import yaml
+from command_line import read_options
 from omegaconf import OmegaConf
 
-from cmpolicy.agents import Agent, Spaces
+from cmpolicy.agents import Spaces
 from cmpolicy.agents.stack import AgentStack
 from cmpolicy.config import CONFIG_PATH, RLConfig, register_schemas
 from cmpolicy.datasets.transitions import TransitionDataset
@@ -34,29 +34,22 @@ from cmpolicy.tasks.offline_rl import build_agent
 from cmpolicy.tasks.offline_rl_seeds import StackedBatches
 from cmpolicy.training.precision import use_fast_float32_products
 
-HERE = Path(__file__).resolve().parent
+DEFAULTS: dict[str, Any] = {
+    "agents": ["ac", "bc", "iql", "diffusion_ql", "ac_ding_jin"], "seeds": [1, 2, 5, 10],
+    "rounds": 7, "updates": 3, "hidden": None, "device": "cpu",
+    "out": str(Path(__file__).resolve().parent / "results"),
+}  # fmt: skip
 SPACES = Spaces(11, [-1.0] * 3, [1.0] * 3)
 
 
 def main(arguments: list[str]) -> None:
-    options: dict[str, Any] = {
-        "agents": "ac,bc,iql,diffusion_ql,ac_ding_jin", "seeds": "1,2,5,10", "rounds": 7,
-        "updates": 5, "hidden": None, "device": "cpu", "out": str(HERE / "results"),
-    }  # fmt: skip
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in options:
-            sys.exit(f"unknown option {key!r}, expected one of {', '.join(options)}")
-        options[key] = value if key in ("agents", "seeds", "out") else yaml.safe_load(value)
+    options = read_options(arguments, DEFAULTS)
     torch.set_num_threads(1)
     device = torch.device(options["device"])
     use_fast_float32_products(device)
-    counts = [int(count) for count in options["seeds"].split(",")]
-    rows = [
-        measure(name, counts, options, device) | {"agent": name}
-        for name in options["agents"].split(",")
-    ]
-    write(Path(options["out"]), rows, counts, device)
+    counts = options["seeds"]
+    rows = [measure(name, counts, options, device) | {"agent": name} for name in options["agents"]]
+    write(rows, options, device)
 
 
 def measure(
@@ -64,10 +57,10 @@ def measure(
 ) -> dict[str, Any]:
     """Milliseconds of an update alone and in stacks, and the gain of each stack."""
     config, data = configuration(name, options["hidden"]), random_data(device)
-    agents: list[Agent] = [build_agent(config, SPACES).to(device) for _ in range(1 + max(counts))]
-    prepared = agents[0].prepare(data)
+    alone = build_agent(config, SPACES).to(device)
+    prepared = alone.prepare(data)
     turns: dict[int, Callable[[], object]] = {
-        0: lambda: agents[0].update(prepared.sample(config.batch_size))
+        0: lambda: alone.update(prepared.sample(config.batch_size))
     }
     for count in counts:
         turns[count] = stack_of(config, count, prepared, device)
@@ -132,15 +125,17 @@ def random_data(device: torch.device, steps: int = 20_000) -> TransitionDataset:
     ).to(device)
 
 
-def write(out: Path, rows: list[dict[str, Any]], counts: list[int], device: torch.device) -> None:
+def write(rows: list[dict[str, Any]], options: dict[str, Any], device: torch.device) -> None:
     """The table, and its numbers."""
+    counts, rounds, out = options["seeds"], options["rounds"], Path(options["out"])
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     lines = [
         "# Several seeds at once",
         "",
         f"`python {' '.join(['benchmarks/replicas.py', *sys.argv[1:]])}` on {what}, torch "
         f"{torch.__version__}, one CPU thread: updates/s summed over seeds, as a multiple of those "
-        "of one seed alone. Above 1 it pays to stack, beside 1 it costs nothing.",
+        f"of one seed alone, so of N runs one after another; medians of {rounds} rounds in which "
+        "all take turns, on a machine that others used as well. Above 1 it pays to stack.",
         "",
         "| agent | alone, ms | " + " | ".join(f"{c} at once" for c in counts) + " |",
         "|---|---|" + "---|" * len(counts),

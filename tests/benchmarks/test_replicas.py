@@ -12,7 +12,7 @@ import pytest
 def test_a_row_an_agent_and_a_column_a_stack(load: Any, tmp_path: Path) -> None:
     script = load("replicas")
     script.main(
-        ["agents=bc,ac", "seeds=1,3", "rounds=2", "updates=1", "hidden=4", f"out={tmp_path}"]
+        ["agents=[bc,ac]", "seeds=[1,3]", "rounds=2", "updates=1", "hidden=4", f"out={tmp_path}"]
     )
     table = (tmp_path / "replicas.md").read_text().splitlines()
     assert table[4] == "| agent | alone, ms | 1 at once | 3 at once |"
