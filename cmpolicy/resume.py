@@ -29,6 +29,8 @@ CHANGEABLE = (
     "log_every",
     "checkpoint_every",
     "device",
+    "precision",
+    "accelerate",
     "threads",
     "progress",
 )

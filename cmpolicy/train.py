@@ -28,9 +28,10 @@ from cmpolicy.tasks.offline_rl import OfflineRL
 from cmpolicy.tasks.offline_rl_seeds import OfflineRLSeeds
 from cmpolicy.tasks.report import Reporter, SeedsReporter, Task
 from cmpolicy.tasks.toys import ToyTask
+from cmpolicy.training.acceleration import accelerated, resolve_acceleration
 from cmpolicy.training.distribution import Ranks
 from cmpolicy.training.loop import Schedule, TrainingLoop
-from cmpolicy.training.precision import use_fast_float32_products
+from cmpolicy.training.precision import resolve_precision, use_precision
 from cmpolicy.training.random_state import RandomState
 from cmpolicy.training.replicas import ReplicaLoop
 from cmpolicy.training.run_directory import RunDirectory, SilentRunDirectory
@@ -75,19 +76,26 @@ def train_together(config: AnyConfig, resume: str | None, ranks: Ranks) -> None:
         torch.set_num_threads(config.threads)
     if not ranks.main:
         log.setLevel(logging.ERROR)
-    use_fast_float32_products(device)
+    precision = resolve_precision(config.precision, device, config.AUTO_PRECISION)
+    use_precision(precision, device)
     torch.manual_seed(config.seed)
     task = make_task(config, device, ranks)
 
+    acceleration = resolve_acceleration(config.accelerate, task.learner, device, config.steps)
+
     open_run = RunDirectory if ranks.main else SilentRunDirectory
     directory = open_run.existing(resume) if resume else open_run(run_path(config, task))
+    computing = {"precision": precision, "acceleration": acceleration}
     loop, reporter = (
-        seeds_loop(task, directory)
+        seeds_loop(task, directory, computing)
         if isinstance(task, OfflineRLSeeds)
-        else single_loop(task, config, directory, ranks)
+        else single_loop(task, config, directory, computing, ranks)
+    )
+    loop.advance = accelerated(
+        task.learner, task.dataset, config.batch_size, acceleration, precision
     )
     begin(loop, config, resume)
-    log.info("run: %s   device: %s", directory.path, device)
+    log.info("run: %s   device: %s, %s, %s", directory.path, device, precision, acceleration)
     if ranks.main and not resume:
         reporter.progress([], 0.0)
     loop.train()
@@ -99,11 +107,12 @@ def single_loop(
     task: Task,
     config: AnyConfig,
     directory: RunDirectory,
+    computing: dict[str, str],
     ranks: Ranks,
     random_state: RandomState | None = None,
 ) -> tuple[TrainingLoop, Reporter]:
     """The loop of a task, and what reports on it."""
-    reporter = Reporter(task, directory)
+    reporter = Reporter(task, directory, computing)
     loop = TrainingLoop(
         task.learner,
         task.dataset,
@@ -118,14 +127,17 @@ def single_loop(
     return loop, reporter
 
 
-def seeds_loop(task: OfflineRLSeeds, directory: RunDirectory) -> tuple[ReplicaLoop, SeedsReporter]:
+def seeds_loop(
+    task: OfflineRLSeeds, directory: RunDirectory, computing: dict[str, str]
+) -> tuple[ReplicaLoop, SeedsReporter]:
     """The loop of several seeds around those of each, whose runs are below the run directory."""
     config = task.config
+    runs = [RunDirectory(directory.path / f"seed-{seed}") for seed in task.seeds]
     parts = [
-        single_loop(one, config, RunDirectory(directory.path / f"seed-{seed}"), Ranks(), state)
-        for seed, one, state in zip(task.seeds, task.tasks, task.random_states, strict=True)
+        single_loop(one, config, run, computing, Ranks(), state)
+        for run, one, state in zip(runs, task.tasks, task.random_states, strict=True)
     ]
-    reporter = SeedsReporter(task, directory, parts)
+    reporter = SeedsReporter(task, directory, computing, parts)
     loop = ReplicaLoop(
         task.learner,
         task.dataset,

@@ -69,8 +69,8 @@ class Task(Described, Protocol):
 class Results:
     """results.json and the picture, as far as a run has come."""
 
-    def __init__(self, task: Described, run: RunDirectory) -> None:
-        self.task, self.run = task, run
+    def __init__(self, task: Described, run: RunDirectory, computing: dict[str, str]) -> None:
+        self.task, self.run, self.computing = task, run, computing
 
     def write(self, finished: bool, speed: float, **parts: Any) -> None:
         """results.json."""
@@ -81,6 +81,7 @@ class Results:
                 **parts,
                 "updates_per_second": round(speed, 1),
                 "device": str(self.task.device),
+                **self.computing,
                 "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU threads",
                 "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
                 "versions": {name: version(name) for name in PACKAGES},
@@ -100,8 +101,8 @@ class Reporter(Results):
 
     task: Task
 
-    def __init__(self, task: Task, run: RunDirectory) -> None:
-        super().__init__(task, run)
+    def __init__(self, task: Task, run: RunDirectory, computing: dict[str, str]) -> None:
+        super().__init__(task, run, computing)
 
     def finish(self, loop: TrainingLoop) -> None:
         """Evaluate the last and the best checkpoint on fresh seeds, and report both, apart."""
@@ -141,9 +142,10 @@ class SeedsReporter(Results):
         self,
         task: OfflineRLSeeds,
         run: RunDirectory,
+        computing: dict[str, str],
         parts: Sequence[tuple[TrainingLoop, Reporter]],
     ) -> None:
-        super().__init__(task, run)
+        super().__init__(task, run, computing)
         self.parts = list(parts)
 
     def progress(self, evaluations: list[Evaluation], speed: float) -> None:

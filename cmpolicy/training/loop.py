@@ -67,6 +67,8 @@ class Schedule:
 
 
 Evaluate = Callable[[int], Evaluation]
+# Makes one update or more, at most as many as it is told; how many, and the last one's scalars.
+Advance = Callable[[int], tuple[int, Mapping[str, torch.Tensor]]]
 OnEvaluation = Callable[[list[Evaluation], float], None]
 
 
@@ -79,6 +81,7 @@ class TrainingLoop:
 
     Args:
         on_evaluation: called after each evaluation with all of them and the updates a second.
+        advance: makes the updates; if not given, one after the other.
         ranks: the processes that do the same; all evaluate, and stop after the same update.
         random_state: whose state belongs to the run; torch's global generators if not given.
     """
@@ -92,6 +95,7 @@ class TrainingLoop:
         schedule: Schedule,
         *,
         on_evaluation: OnEvaluation | None = None,
+        advance: Advance | None = None,
         progress_bar: bool = True,
         ranks: Ranks = Ranks(),  # noqa: B008  # frozen
         random_state: RandomState | None = None,
@@ -99,6 +103,7 @@ class TrainingLoop:
         self.learner, self.dataset, self.evaluate = learner, dataset, evaluate
         self.run, self.schedule, self.ranks = run, schedule, ranks
         self.on_evaluation = on_evaluation
+        self.advance = advance or self.update_once
         self.progress_bar = progress_bar
         self.random_state = random_state or GlobalRandomState(ranks)
         self.step = 0
@@ -181,9 +186,9 @@ class TrainingLoop:
         begin, first = time.perf_counter(), self.step
         metrics: Mapping[str, torch.Tensor] = {}
         while self.step < stop and not self.ranks.largest(guard.signum):
-            metrics = self.learner.update(self.dataset.sample(self.schedule.batch_size))
-            self.step += 1
-            bar.update()
+            done, metrics = self.advance(stop - self.step)
+            self.step += done
+            bar.update(done)
         values = {name: value.tolist() for name, value in metrics.items()}  # waits for the device
         self.record(values, self.step - first, time.perf_counter() - begin)
 
@@ -193,6 +198,10 @@ class TrainingLoop:
         self.seconds += seconds
         if values and self.step % self.schedule.log_every == 0:
             self.run.log(self.step, {**values, "time/updates_per_second": updates / seconds})
+
+    def update_once(self, most: int) -> tuple[int, Mapping[str, torch.Tensor]]:
+        """The plain `advance`."""
+        return 1, self.learner.update(self.dataset.sample(self.schedule.batch_size))
 
     def check_finite(self, scalars: Mapping[str, float]) -> None:
         """Raise DivergedError, before anything is saved, if a scalar is NaN or infinite."""
