@@ -24,6 +24,10 @@ class Learner(Protocol):
         """One update; scalars stay on the device."""
         ...
 
+    def limits(self) -> Mapping[str, tuple[float, str]]:
+        """Scalars of `update` that must stay below a bound: (bound, what it is and what to try)."""
+        ...
+
     def training_state(self) -> dict[str, Any]: ...
 
     def load_training_state(self, state: Mapping[str, Any], /) -> None: ...
@@ -36,7 +40,7 @@ class Dataset(Protocol):
 
 
 class DivergedError(RuntimeError):
-    """A loss or a value of the training is no longer a number."""
+    """A loss or a value of the training is no longer a number, or beyond its limit."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ class TrainingLoop:
         """Train to the end and return all evaluations.
 
         Raises:
-            DivergedError: if a scalar becomes NaN or infinite.
+            DivergedError: if a scalar becomes NaN or infinite, or passes the learner's limit.
             Interrupted: after SIGINT or SIGTERM, with the checkpoint written.
         """
         self.run.open_logs(self.step)
@@ -184,21 +188,26 @@ class TrainingLoop:
             self.step += 1
             bar.update()
         scalars = {name: float(value) for name, value in metrics.items()}  # waits for the device
-        self.check_finite(scalars)
+        self.check_diverged(scalars)
         seconds = time.perf_counter() - begin
         self.seconds += seconds
         if scalars and self.step % self.schedule.log_every == 0:
             speed = (self.step - first) / seconds
             self.run.log(self.step, {**scalars, "time/updates_per_second": speed})
 
-    def check_finite(self, scalars: Mapping[str, float]) -> None:
-        """Raise DivergedError, before anything is saved, if a scalar is NaN or infinite."""
+    def check_diverged(self, scalars: Mapping[str, float]) -> None:
+        """Raise DivergedError, before anything is saved, if a scalar is not what it may be."""
+        limits = self.learner.limits()
         for name, value in scalars.items():
-            if not math.isfinite(value):
-                raise DivergedError(
-                    f"training diverged: {name} is {value} at step {self.step}; the last finite "
-                    f"state is {self.run.checkpoint_path('last')}; try a smaller learning rate"
-                )
+            bound, meaning = limits.get(name, (math.inf, ""))
+            if math.isfinite(value) and abs(value) <= bound:
+                continue
+            limit = f", its limit {bound:.6g}" if name in limits else ""
+            raise DivergedError(
+                f"training diverged: {name} is {value:.6g} at step {self.step}{limit}; the last "
+                f"state before is {self.run.checkpoint_path('last')}; "
+                f"{meaning or 'try a smaller learning rate'}"
+            )
 
     def after_updates(self, bar: Any) -> None:
         """Evaluate and save, where that is due."""
