@@ -103,9 +103,15 @@ class CriticAgent(Agent):
                 module.obs_mean.copy_(self.policy.obs_mean)
                 module.obs_std.copy_(self.policy.obs_std)
         self.reward_scale.fill_(self.scale_of_rewards(dataset))
-        returns = discounted_returns(dataset, self.config.discount)
-        self.largest_return.copy_(self.reward_scale * returns.abs().max())
+        self.largest_return.zero_()
+        self.widen_limits(dataset.rewards, dataset.episode_ends)
         return n_step(dataset, self.config.n_step, self.config.discount)
+
+    def widen_limits(self, rewards: Tensor, episode_ends: Tensor) -> None:
+        """Take the returns of whole episodes into `largest_return`: (N,), (N,) bool."""
+        returns = discounted_returns(rewards, episode_ends, self.config.discount)
+        largest = self.reward_scale * returns.abs().max().to(self.reward_scale)
+        self.largest_return.copy_(torch.maximum(self.largest_return, largest))
 
     def scale_of_rewards(self, dataset: TransitionDataset) -> float | Tensor:
         """`reward_scale` for this data."""

@@ -276,5 +276,5 @@ def test_discounted_returns_equal_a_walk_from_behind(lengths):
     for reward, end in reversed(list(zip(data.rewards, data.episode_ends, strict=True))):
         following = float(reward) + (0.0 if end else 0.9 * following)
         expected.append(following)
-    found = discounted_returns(data, 0.9)
+    found = discounted_returns(data.rewards, data.episode_ends, 0.9)
     torch.testing.assert_close(found, torch.tensor(expected[::-1]))

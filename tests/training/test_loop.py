@@ -133,6 +133,18 @@ def test_the_end_is_evaluated_and_saved_even_if_nothing_is_due(tmp_path: Path) -
     assert loop.run.load_checkpoint("best")["step"] == 7
 
 
+def test_a_milestone_is_evaluated_and_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: TrainingLoop
+) -> None:
+    loop = make(tmp_path, Learner(), Schedule(30, 4, 4, 12, 10, milestone=13))
+    saved: list[int] = []
+    save = loop.save_last
+    monkeypatch.setattr(loop, "save_last", lambda: (saved.append(loop.step), save()))
+    assert [e.step for e in loop.train()] == [12, 13, 24, 30]
+    assert saved == [10, 13, 20, 30]
+    assert torch.equal(loop.learner.weight, uninterrupted.learner.weight)
+
+
 @pytest.mark.parametrize("at", [6, 18, 30])
 def test_best_is_the_highest_evaluation(tmp_path: Path, at: int) -> None:
     learner, weights = Learner(), {}
