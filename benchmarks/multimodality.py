@@ -13,7 +13,8 @@ perfect policy would get.
 recall      share of the recorded actions with a sample within `RADIUS`
 precision   share of the samples with a recorded action within `RADIUS`
 energy      2 E|X − Y| − E|X − X'| − E|Y − Y'|, 0 between equal distributions (Székely & Rizzo 2013)
-both modes  at states of two modes: how often either gets at least half of its share of the samples
+both modes  at states of two modes: how often each of them has at least half of its share of the
+            samples within `RADIUS`
 
 A state has two modes where a cut across the principal axis of all its neighbours' actions takes
 `EXPLAINED` of their variance away, and leaves `MINOR` of them on either side.
@@ -143,6 +144,7 @@ def main(arguments: list[str]) -> None:
         "seeds": options["seeds"],
         "states": len(places.clarity),
         "states_of_two_modes": int(places.two_modes.sum()),
+        "at_bounds": at_bounds(places),
         "distance_of_neighbours": float(np.median(places.distance)),
         "rows": [row(name, runs) for name in runs[0]],
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
@@ -218,6 +220,12 @@ def best_cut(actions: Array) -> tuple[Array, float]:
     side = np.zeros(len(actions), dtype=bool)
     side[order[: between.argmax() + 1]] = True
     return side, float(between.max() / max(np.square(centred).sum(), 1e-9))
+
+
+def at_bounds(places: Places) -> float:
+    """Share of the entries of recorded actions that are at ±1, where there are two modes."""
+    recorded = np.concatenate((places.floor, places.recorded), axis=1)[places.two_modes]
+    return float((np.abs(recorded) > 0.95).mean())
 
 
 # The policies ---------------------------------------------------------------------------------
@@ -333,14 +341,17 @@ def markdown(result: dict[str, Any]) -> str:
         "Recall: share of the recorded actions with a sample within "
         f"{RADIUS} (actions run from −1 to 1); precision: share of the samples with a recorded "
         "action within as much; energy: the energy distance between samples and recorded actions, "
-        "0 between equal distributions; both modes: how often either mode gets at least half of "
-        f"its share. Around a state, its {NEIGHBOURS} nearest observations of other episodes "
+        "0 between equal distributions; both modes: how often each of the two has at least half of "
+        f"its share of the samples as near. Around a state, its {NEIGHBOURS} nearest observations "
+        "of other episodes "
         f"(the farthest {result['distance_of_neighbours']:.2f} standard deviations away, in the "
         "median) are halved by rank: policies are asked once at each of the one half, and compared "
         f"with the actions of the other. *{DATA}* is what was recorded where they are asked, which "
         "no policy can beat but by chance. Two modes: a cut across the principal axis takes "
-        f"{EXPLAINED:.0%} of the variance away (of a Gaussian in the plane or in space, at most "
-        "64 %, where it is a line).",
+        f"{EXPLAINED:.0%} of the variance away (a Gaussian's loses at most 64 %, where it is a "
+        f"line). There {result['at_bounds']:.0%} of the entries of recorded actions are within "
+        "0.05 of ±1, where tanh puts the mass of a wide Gaussian: modes of this kind are the ones "
+        "that it can have, each entry for itself.",
         "",
         f"`{result['data']}`, {result['transitions']} transitions, half of the episodes learnt and "
         f"the other half measured; {result['updates']} updates of 256, networks of 2×256; mean "
@@ -370,7 +381,7 @@ def draw(path: Path, panels: list[dict[str, Array]], result: dict[str, Any]) -> 
             axes.scatter(recorded[:, x], recorded[:, y], s=90, color="0.88", clip_on=False)
             drawn = actions[name]
             axes.scatter(
-                drawn[:, x], drawn[:, y], s=14, alpha=0.6, color=NAMES[name], linewidths=0,
+                drawn[:, x], drawn[:, y], s=16, alpha=0.5, color=NAMES[name], linewidths=0,
                 clip_on=False, zorder=3,
             )  # fmt: skip
             axes.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal", xlabel=f"action {x + 1}")
@@ -393,9 +404,10 @@ def bars(axes: Any, name: str, rows: list[dict[str, Any]], labelled: bool) -> No
     for i, r in enumerate(reversed(rows)):
         mean, half = r[f"two modes: {name}"]
         axes.barh(i, mean, color=NAMES[r["name"]], xerr=half or None)
-        axes.text(mean + half, i, f" {mean:.2f}", va="center", fontsize=8)
+        axes.text(max(mean, 0) + half, i, f" {mean:.2f}", va="center", fontsize=8)
     labels = [r["name"] for r in reversed(rows)] if labelled else [""] * len(rows)
     axes.set_yticks(range(len(rows)), labels)
+    axes.set_xlabel("at states of two modes", fontsize=8)
     axes.margins(x=0.2)
     axes.set_title(name + (", lower is better" if name == "energy" else ""), fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
