@@ -85,13 +85,40 @@ class EvalConfig:
 
 
 @dataclass
+class OnlineConfig:
+    """Training that goes on in the environment.
+
+    Attributes:
+        steps: of the environment, after the `steps` updates on the data alone, which may be 0.
+        updates_per_step: updates after each of them.
+    """
+
+    steps: int = 0
+    updates_per_step: int = 1
+
+    def __post_init__(self) -> None:
+        check_positive(self, "updates_per_step")
+        if self.steps < 0:
+            raise ValueError(f"online.steps must be at least 0, got {self.steps}")
+
+
+@dataclass
 class RLConfig(RunConfig):
-    """Offline reinforcement learning: `python -m cmpolicy.train env=NAME`."""
+    """Offline reinforcement learning: `python -m cmpolicy.train env=NAME`.
+
+    With `online.steps` the agent goes on in the environment afterwards.
+    """
 
     env: EnvConfig = field(default_factory=EnvConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     agent: Any = MISSING
     eval: EvalConfig = field(default_factory=EvalConfig)
+    online: OnlineConfig = field(default_factory=OnlineConfig)
+
+    @property
+    def updates(self) -> int:
+        """On the data alone, and online."""
+        return self.steps + self.online.steps * self.online.updates_per_step
 
 
 @dataclass

@@ -154,13 +154,13 @@ def begin(loop: TrainingLoop, config: AnyConfig, resume: str | None) -> None:
         loop.run.create(config_yaml)
         return
     loop.restore()
-    if loop.step > config.steps:
+    if loop.step > config.updates:
         raise InputError(
-            f"{resume} has done {loop.step} updates, more than steps={config.steps}; "
-            "give more steps"
+            f"{resume} has done {loop.step} updates, more than the {config.updates} of "
+            f"steps={config.steps}; give more steps"
         )
     loop.run.write_config(config_yaml)
-    log.info("going on from step %d of %d", loop.step, config.steps)
+    log.info("going on from step %d of %d", loop.step, config.updates)
 
 
 def run_path(config: RunConfig, task: Task) -> Path:
@@ -174,11 +174,12 @@ def run_path(config: RunConfig, task: Task) -> Path:
 def schedule_of(config: AnyConfig) -> Schedule:
     """The loop's part of the configuration."""
     return Schedule(
-        steps=config.steps,
+        steps=config.updates,
         batch_size=config.batch_size,
         log_every=config.log_every,
         eval_every=config.eval.every,
         checkpoint_every=config.checkpoint_every,
+        milestone=config.steps if config.updates > config.steps else None,
     )
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from tqdm import tqdm
@@ -24,6 +24,10 @@ class Learner(Protocol):
         """One update; scalars stay on the device."""
         ...
 
+    def limits(self) -> Mapping[str, tuple[float, str]]:
+        """Scalars of `update` that must stay below a bound: (bound, what it is and what to try)."""
+        ...
+
     def training_state(self) -> dict[str, Any]: ...
 
     def load_training_state(self, state: Mapping[str, Any], /) -> None: ...
@@ -35,8 +39,21 @@ class Dataset(Protocol):
     def sample(self, batch_size: int, /) -> Any: ...
 
 
+@runtime_checkable
+class GrowingDataset(Dataset, Protocol):
+    """A dataset that changes during training, and what is saved of it."""
+
+    def scalars(self) -> Mapping[str, float]:
+        """What the log says of it."""
+        ...
+
+    def training_state(self) -> dict[str, Any]: ...
+
+    def load_training_state(self, state: Mapping[str, Any], /) -> None: ...
+
+
 class DivergedError(RuntimeError):
-    """A loss or a value of the training is no longer a number."""
+    """A loss or a value of the training is no longer a number, or beyond its limit."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +73,17 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a run is, and what happens how often, counted in updates."""
+    """How long a run is, and what happens how often, counted in updates.
+
+    At `milestone` the run is evaluated and saved as well.
+    """
 
     steps: int
     batch_size: int
     log_every: int
     eval_every: int
     checkpoint_every: int
+    milestone: int | None = None
 
 
 Evaluate = Callable[[int], Evaluation]
@@ -112,6 +133,8 @@ class TrainingLoop:
             return
         state = self.run.load_checkpoint("last")
         self.learner.load_training_state(state["learner"])
+        if isinstance(self.dataset, GrowingDataset) and "dataset" in state:
+            self.dataset.load_training_state(state["dataset"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.evaluations = [Evaluation(**e) for e in state["evaluations"]]
         torch.set_rng_state(state["rng"]["cpu"])
@@ -122,7 +145,7 @@ class TrainingLoop:
                 torch.cuda.set_rng_state_all(state["rng"]["cuda"])
 
     def state(self) -> dict[str, Any]:
-        """Everything that `restore` needs."""
+        """Everything that `restore` needs, but for a dataset that grows."""
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         return {
             "learner": self.learner.training_state(),
@@ -136,7 +159,7 @@ class TrainingLoop:
         """Train to the end and return all evaluations.
 
         Raises:
-            DivergedError: if a scalar becomes NaN or infinite.
+            DivergedError: if a scalar becomes NaN or infinite, or passes the learner's limit.
             Interrupted: after SIGINT or SIGTERM, with the checkpoint written.
         """
         self.run.open_logs(self.step)
@@ -171,7 +194,7 @@ class TrainingLoop:
         """The next step at which something other than an update happens."""
         s = self.schedule
         return min(
-            s.steps,
+            *(n for n in (s.steps, s.milestone) if n is not None and n > self.step),
             *((self.step // n + 1) * n for n in (s.log_every, s.eval_every, s.checkpoint_every)),
         )
 
@@ -184,26 +207,32 @@ class TrainingLoop:
             self.step += 1
             bar.update()
         scalars = {name: float(value) for name, value in metrics.items()}  # waits for the device
-        self.check_finite(scalars)
+        self.check_diverged(scalars)
         seconds = time.perf_counter() - begin
         self.seconds += seconds
         if scalars and self.step % self.schedule.log_every == 0:
             speed = (self.step - first) / seconds
-            self.run.log(self.step, {**scalars, "time/updates_per_second": speed})
+            grown = self.dataset.scalars() if isinstance(self.dataset, GrowingDataset) else {}
+            self.run.log(self.step, {**scalars, **grown, "time/updates_per_second": speed})
 
-    def check_finite(self, scalars: Mapping[str, float]) -> None:
-        """Raise DivergedError, before anything is saved, if a scalar is NaN or infinite."""
+    def check_diverged(self, scalars: Mapping[str, float]) -> None:
+        """Raise DivergedError, before anything is saved, if a scalar is not what it may be."""
+        limits = self.learner.limits()
         for name, value in scalars.items():
-            if not math.isfinite(value):
-                raise DivergedError(
-                    f"training diverged: {name} is {value} at step {self.step}; the last finite "
-                    f"state is {self.run.checkpoint_path('last')}; try a smaller learning rate"
-                )
+            bound, meaning = limits.get(name, (math.inf, ""))
+            if math.isfinite(value) and abs(value) <= bound:
+                continue
+            limit = f", its limit {bound:.6g}" if name in limits else ""
+            raise DivergedError(
+                f"training diverged: {name} is {value:.6g} at step {self.step}{limit}; the last "
+                f"state before is {self.run.checkpoint_path('last')}; "
+                f"{meaning or 'try a smaller learning rate'}"
+            )
 
     def after_updates(self, bar: Any) -> None:
         """Evaluate and save, where that is due."""
-        last = self.step == self.schedule.steps
-        if last or self.step % self.schedule.eval_every == 0:
+        due = self.step in (self.schedule.steps, self.schedule.milestone)
+        if due or self.step % self.schedule.eval_every == 0:
             evaluation = self.evaluate(self.step)
             self.evaluations.append(evaluation)
             self.run.log(self.step, evaluation.scalars)
@@ -212,13 +241,16 @@ class TrainingLoop:
                 self.run.save_checkpoint("best", self.state())
             if self.on_evaluation is not None:
                 self.on_evaluation(self.evaluations, self.updates_per_second)
-        if last or self.step % self.schedule.checkpoint_every == 0:
+        if due or self.step % self.schedule.checkpoint_every == 0:
             self.save_last()
 
     def save_last(self) -> None:
         """Metrics first: rows beyond a checkpoint are dropped later, those before must be there."""
         self.run.flush_metrics()
-        self.run.save_checkpoint("last", self.state())
+        state = self.state()
+        if isinstance(self.dataset, GrowingDataset):
+            state["dataset"] = self.dataset.training_state()
+        self.run.save_checkpoint("last", state)
 
     def stop(self, signum: int) -> None:
         """Save and leave."""
