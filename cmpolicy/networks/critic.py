@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmpolicy.networks.linear import rounds
 from cmpolicy.networks.mlp import ACTIVATIONS
 
 
@@ -23,8 +24,10 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(ensemble, 1, outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.shape[-1] == 1:  # elementwise: as products forward and backward, 5 times that
+        if self.weight.shape[-1] == 1:  # elementwise: as a product it takes five times that
             return (x * self.weight.mT).sum(-1, keepdim=True) + self.bias
+        if rounds(x, self.weight):
+            return torch.bmm(x.bfloat16(), self.weight.bfloat16()).float() + self.bias
         return torch.baddbmm(self.bias, x, self.weight)
 
 
