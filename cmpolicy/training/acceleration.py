@@ -71,8 +71,9 @@ def accelerated(
     assert isinstance(learner, Accelerable)
     if acceleration == "graph":
         return GraphedUpdates(updates, learner)
-    log.info("the first update compiles, which takes about half a minute")
-    learner.differentiate = CompiledGradients(learner)
+    if not isinstance(learner.differentiate, CompiledGradients):
+        log.info("the first update compiles, which takes about half a minute")
+        learner.differentiate = CompiledGradients(learner)
     return updates
 
 

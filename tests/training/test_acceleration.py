@@ -92,9 +92,9 @@ def check_compiled(name: str) -> None:
         state, random = copy.deepcopy(agent.training_state()), torch.get_rng_state()
         resumed, _ = make(name)
         resumed.load_training_state(state)
-        train(agent, dataset, 3, mode)
-        torch.set_rng_state(random)
-        train(resumed, dataset, 3, mode)
+        for learner in (agent, resumed):
+            torch.set_rng_state(random)
+            train(learner, dataset, 3, mode)
         for a, b in zip(agent.parameters(), resumed.parameters(), strict=True):
             assert torch.equal(a, b)
         assert (agent.differentiate is resumed.differentiate) == (mode == "off")  # none fell back
