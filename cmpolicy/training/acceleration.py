@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -169,7 +170,9 @@ class CompiledGradients:
         key = (loss.__name__, *((t.shape, t.dtype) for t in flat))
         if key not in self.compiled:
             try:
-                self.compiled[key] = self.compile(loss, parameters, inputs)
+                with warnings.catch_warnings():  # of deprecations inside the compiler
+                    warnings.simplefilter("ignore")
+                    self.compiled[key] = self.compile(loss, parameters, inputs)
             except Exception as error:  # a compiler fails in its own ways
                 reason = " ".join(str(error).split())[:200]
                 log.warning("compiling failed, going on without: %s", reason)
