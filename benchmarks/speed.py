@@ -300,13 +300,13 @@ def markdown(result: dict[str, Any]) -> str:
     loading, evaluation = result["loading"], result["evaluation"]
     lines += ["", "| loading | ours, s | the loop, s | ratio |", "|---|---|---|---|"]
     for kind, f in loading["files"].items():
-        lines.append(f"| {kind} | {f['ours_s']:.2f} | {f['loop_s']:.1f} | {f['ratio']:.0f} |")
+        lines.append(f"| {kind} | {f['ours_s']:.3f} | {f['loop_s']:.1f} | {f['ratio']:.0f} |")
     versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
     lines += [
         "",
         f"Loading: {loading['steps']:,} steps of a D4RL-layout file to what training draws from, "
-        "against reading the same file and the plain loop of `d4rl.qlearning_dataset`; both give "
-        "the same transitions.",
+        "the best of three, against reading the same file and the plain loop of "
+        "`d4rl.qlearning_dataset`; both give the same transitions.",
         "",
         f"Evaluation: {evaluation['steps_per_second']:,.0f} steps/s in ten environments with one "
         f"call of the policy a step; ten episodes that last 1,000 steps take "
