@@ -31,7 +31,14 @@ from cmpolicy.tasks.offline_rl import OfflineRL
 from cmpolicy.tasks.toys import ToyTask
 from cmpolicy.training.acceleration import accelerated, resolve_acceleration
 from cmpolicy.training.distribution import Ranks
-from cmpolicy.training.loop import Dataset, Evaluation, Learner, Schedule, TrainingLoop
+from cmpolicy.training.loop import (
+    Dataset,
+    Evaluation,
+    GrowingDataset,
+    Learner,
+    Schedule,
+    TrainingLoop,
+)
 from cmpolicy.training.precision import resolve_precision, use_precision
 from cmpolicy.training.run_directory import RunDirectory, SilentRunDirectory
 
@@ -123,7 +130,13 @@ def train_together(config: AnyConfig, resume: str | None, ranks: Ranks) -> None:
     torch.manual_seed(config.seed)
     task = make_task(config, device, ranks)
 
-    acceleration = resolve_acceleration(config.accelerate, task.learner, device, config.steps)
+    acceleration = resolve_acceleration(
+        config.accelerate,
+        task.learner,
+        device,
+        config.steps,
+        growing=isinstance(task.dataset, GrowingDataset),
+    )
 
     open_run = RunDirectory if ranks.main else SilentRunDirectory
     directory = open_run.existing(resume) if resume else open_run(run_path(config, task))
