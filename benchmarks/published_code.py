@@ -37,18 +37,18 @@ def import_from(clone: Path, name: str) -> Any:
                 del sys.modules[key]
 
 
-def ding_jin_agent(clone: Path, obs_dim: int, action_dim: int) -> Any:
+def ding_jin_agent(clone: Path, obs_dim: int, action_dim: int, device: str = "cpu") -> Any:
     """Consistency-AC as its authors make it for hopper-medium, untrained."""
     module = import_from(clone, "agents.ql_consistency")
     return module.Consistency_QL(
-        obs_dim, action_dim, 1.0, "cpu", 0.99, 0.005, eta=0.1, n_timesteps=DING_JIN_STEPS
+        obs_dim, action_dim, 1.0, device, 0.99, 0.005, eta=0.1, n_timesteps=DING_JIN_STEPS
     )
 
 
-def diffusion_ql_agent(clone: Path, obs_dim: int, action_dim: int) -> Any:
+def diffusion_ql_agent(clone: Path, obs_dim: int, action_dim: int, device: str = "cpu") -> Any:
     """Diffusion-QL with its five steps, untrained."""
     module = import_from(clone, "agents.ql_diffusion")
     return module.Diffusion_QL(
-        obs_dim, action_dim, 1.0, "cpu", 0.99, 0.005,
+        obs_dim, action_dim, 1.0, device, 0.99, 0.005,
         beta_schedule="vp", n_timesteps=DIFFUSION_QL_STEPS,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -150,6 +150,8 @@ class ToyConfig(RunConfig):
         eta: weight of the Q-guidance, on a bandit.
     """
 
+    AUTO_PRECISION: ClassVar[tuple[str, ...]] = ("fp32",)
+
     toy: str = "three_gmm"
     loss: LossConfig = field(default_factory=LossConfig)
     hidden: list[int] = field(default_factory=lambda: [128, 128, 128])
@@ -168,6 +170,8 @@ class ToyConfig(RunConfig):
         if not self.hidden or min(self.hidden) < 1 or self.eta < 0:
             raise ValueError(f"need positive hidden and eta ≥ 0, got {self.hidden}, {self.eta}")
         check_levels(self.sigma_min, self.sigma_max)
+        if self.precision not in ("auto", "fp32"):
+            raise ValueError(f"toys train in fp32, got precision={self.precision}")
         if self.loss.only_teacher:
             raise ValueError(f"loss.name={self.loss.name} trains no student, which toys are about")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from omegaconf import MISSING
 
@@ -17,14 +18,7 @@ from cmpolicy.run_config import (
     check_positive,
     check_seed,
 )
-
-PRECISIONS = ("auto", "float32", "bfloat16")
-
-
-def check_precision(name: str) -> None:
-    """Raise ValueError unless networks can compute in it."""
-    if name not in PRECISIONS:
-        raise ValueError(f"unknown precision {name!r}, expected one of {', '.join(PRECISIONS)}")
+from cmpolicy.training.precision import check_precision
 
 
 @dataclass
@@ -78,9 +72,10 @@ class ImageConfig(RunConfig):
         sigma_min, sigma_max: ends of the noise levels, where the data has σ_d = 0.5.
         batch_size: of one update, over all processes.
         accumulate: pieces in which a process takes its part of a batch, to save memory.
-        precision: ``float32``, ``bfloat16`` (networks compute in it, losses do not), or ``auto``
-            for what is quickest on the device.
+        precision: in ``bf16`` all of a network is, but for its normalisations.
     """
+
+    AUTO_PRECISION: ClassVar[tuple[str, ...]] = ("bf16", "fp32")
 
     data: ImageDataConfig = field(default_factory=ImageDataConfig)
     network: UNetConfig = field(default_factory=UNetConfig)
@@ -91,7 +86,6 @@ class ImageConfig(RunConfig):
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     accumulate: int = 1
-    precision: str = "auto"
     eval: ImageEvalConfig = field(default_factory=ImageEvalConfig)
     steps: int = 4_000
     batch_size: int = 128
@@ -102,7 +96,6 @@ class ImageConfig(RunConfig):
         super().__post_init__()
         check_positive(self, "accumulate")
         check_levels(self.sigma_min, self.sigma_max)
-        check_precision(self.precision)
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must be between 0 and 1, got {self.label_dropout}")
         if self.loss.stable_target:
@@ -134,7 +127,7 @@ class SampleConfig:
         out: the .npz; null for one below the run.
         columns: of the sheet; null for as many as make it about square.
         sheet_samples: samples on the sheet, at most.
-        precision: as in training; in ``float32`` a picture does not change with its neighbours.
+        precision: as in training; in ``fp32`` a picture does not change with its neighbours.
         device: as in training.
         threads: as in training.
         progress: show a progress bar.
@@ -160,7 +153,7 @@ class SampleConfig:
     out: str | None = None
     columns: int | None = None
     sheet_samples: int = 100
-    precision: str = "float32"
+    precision: str = "fp32"
     device: str = "auto"
     threads: int | None = 1
     progress: bool = True

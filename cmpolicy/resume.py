@@ -30,6 +30,8 @@ CHANGEABLE = (
     "log_every",
     "checkpoint_every",
     "device",
+    "precision",
+    "accelerate",
     "threads",
     "progress",
 )

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
+
+from cmpolicy.training.acceleration import check_acceleration
+from cmpolicy.training.precision import check_precision
 
 
 def check_positive(config: object, *names: str) -> None:
@@ -40,6 +44,12 @@ class RunConfig:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads; null for torch's own choice. These networks are small: a second
             thread gains little, and waits long where another process wants its core.
+        precision: of products of matrices: ``fp32``, ``tf32`` (CUDA), ``bf16``, or ``auto``, the
+            first of AUTO_PRECISION that the device is quick in. Master weights, losses, targets and
+            noise levels are float32 in all of them. On CPUs agents train in fp32 unless told
+            otherwise: whether they score the same in bf16 has not been measured.
+        accelerate: how agents are updated: ``graph`` (CUDA graphs of several updates), ``compile``,
+            ``off``, or ``auto``, see `cmpolicy.training.acceleration`.
         log_every, checkpoint_every: updates between two logs, two checkpoints.
         output_dir: where runs go.
         run_dir: this run's directory; null for one named after task, agent, seed and time.
@@ -47,11 +57,15 @@ class RunConfig:
         progress: show a progress bar.
     """
 
+    AUTO_PRECISION: ClassVar[tuple[str, ...]] = ("tf32", "fp32")
+
     steps: int = 100_000
     batch_size: int = 256
     seed: int = 0
     device: str = "auto"
     threads: int | None = 1
+    precision: str = "auto"
+    accelerate: str = "auto"
     log_every: int = 500
     checkpoint_every: int = 5_000
     output_dir: str = "runs"
@@ -71,3 +85,5 @@ class RunConfig:
         if self.threads is not None:
             check_positive(self, "threads")
         check_seed(self.seed)
+        check_precision(self.precision)
+        check_acceleration(self.accelerate)

@@ -29,9 +29,17 @@ from cmpolicy.tasks.bandit import BanditTask
 from cmpolicy.tasks.images import ImageTask
 from cmpolicy.tasks.offline_rl import OfflineRL
 from cmpolicy.tasks.toys import ToyTask
+from cmpolicy.training.acceleration import accelerated, resolve_acceleration
 from cmpolicy.training.distribution import Ranks
-from cmpolicy.training.loop import Dataset, Evaluation, Learner, Schedule, TrainingLoop
-from cmpolicy.training.precision import use_fast_float32_products
+from cmpolicy.training.loop import (
+    Dataset,
+    Evaluation,
+    GrowingDataset,
+    Learner,
+    Schedule,
+    TrainingLoop,
+)
+from cmpolicy.training.precision import resolve_precision, use_precision
 from cmpolicy.training.run_directory import RunDirectory, SilentRunDirectory
 
 log = logging.getLogger("cmpolicy")
@@ -117,13 +125,22 @@ def train_together(config: AnyConfig, resume: str | None, ranks: Ranks) -> None:
         torch.set_num_threads(config.threads)
     if not ranks.main:
         log.setLevel(logging.ERROR)
-    use_fast_float32_products(device)
+    precision = resolve_precision(config.precision, device, config.AUTO_PRECISION)
+    use_precision(precision, device)
     torch.manual_seed(config.seed)
     task = make_task(config, device, ranks)
 
+    acceleration = resolve_acceleration(
+        config.accelerate,
+        task.learner,
+        device,
+        config.steps,
+        growing=isinstance(task.dataset, GrowingDataset),
+    )
+
     open_run = RunDirectory if ranks.main else SilentRunDirectory
     directory = open_run.existing(resume) if resume else open_run(run_path(config, task))
-    reporter = Reporter(task, directory)
+    reporter = Reporter(task, directory, {"precision": precision, "acceleration": acceleration})
     loop = TrainingLoop(
         task.learner,
         task.dataset,
@@ -131,11 +148,12 @@ def train_together(config: AnyConfig, resume: str | None, ranks: Ranks) -> None:
         directory,
         schedule_of(config),
         on_evaluation=reporter.progress if ranks.main else None,
+        advance=accelerated(task.learner, task.dataset, config.batch_size, acceleration, precision),
         progress_bar=config.progress and ranks.main,
         ranks=ranks,
     )
     begin(loop, config, resume)
-    log.info("run: %s   device: %s", directory.path, device)
+    log.info("run: %s   device: %s, %s, %s", directory.path, device, precision, acceleration)
     if ranks.main and not resume:
         reporter.progress([], 0.0)
     loop.train()
@@ -186,8 +204,8 @@ def schedule_of(config: AnyConfig) -> Schedule:
 class Reporter:
     """Writes results.json and the learning curve, and says at the end what came out."""
 
-    def __init__(self, task: Task, run: RunDirectory) -> None:
-        self.task, self.run = task, run
+    def __init__(self, task: Task, run: RunDirectory, computing: dict[str, str]) -> None:
+        self.task, self.run, self.computing = task, run, computing
 
     def write(self, finished: bool, speed: float, **parts: Any) -> None:
         """results.json."""
@@ -198,6 +216,7 @@ class Reporter:
                 **parts,
                 "updates_per_second": round(speed, 1),
                 "device": str(self.task.device),
+                **self.computing,
                 "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU threads",
                 "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
                 "versions": {name: version(name) for name in PACKAGES},

@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         steps=6,
         batch_size=16,
         eval=ImageEvalConfig(every=6, samples=20, final_samples=20),
-        precision="float32",
+        precision="fp32",
         device="cpu",
         progress=False,
         run_dir=str(path),

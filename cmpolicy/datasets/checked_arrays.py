@@ -87,8 +87,8 @@ def _column(name: str, array: NDArray[Any]) -> NDArray[Any]:
 def _finite(name: str, array: NDArray[Any]) -> FloatArray:
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, refused below
         single = np.ascontiguousarray(array, dtype=np.float32)
-    bad: BoolArray = np.asarray(~np.isfinite(single).reshape(len(single), -1).all(axis=1))
-    if bad.any():
+    if not np.isfinite(single).all():
+        bad: BoolArray = np.asarray(~np.isfinite(single).reshape(len(single), -1).all(axis=1))
         row = int(np.argmax(bad))
         raise InputError(
             f"{name}[{row}] holds NaN or inf (as {int(bad.sum())} of {len(bad)} rows do), "

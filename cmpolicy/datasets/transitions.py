@@ -146,7 +146,11 @@ class TransitionDataset:
         )
         episode = np.cumsum(np.append(False, steps.ends[:-1]))[known]
         ends = np.append(np.diff(episode) > 0, True)
-        columns = (torch.from_numpy(column[known].astype(np.float32)) for column in steps[:5])
+        rows = np.flatnonzero(known)
+        columns = (
+            torch.from_numpy(column.take(rows, axis=0).astype(np.float32, copy=False))
+            for column in steps[:5]
+        )
         return cls(Batch(*columns), torch.from_numpy(ends), info)
 
     def __len__(self) -> int:

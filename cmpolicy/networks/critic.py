@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmpolicy.networks.linear import rounds
 from cmpolicy.networks.mlp import ACTIVATIONS
 
 
@@ -23,19 +24,30 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(ensemble, 1, outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.weight.shape[-1] == 1:  # elementwise: as a product it takes five times that
+            return (x * self.weight.mT).sum(-1, keepdim=True) + self.bias
+        if rounds(x, self.weight):
+            return torch.bmm(x.bfloat16(), self.weight.bfloat16()).float() + self.bias
         return torch.baddbmm(self.bias, x, self.weight)
 
 
 class EnsembleLayerNorm(nn.Module):
     """Layer normalisation with its own gain and offset for each member: (E, B, n) → (E, B, n)."""
 
+    one: Tensor
+    zero: Tensor
+
     def __init__(self, ensemble: int, features: int) -> None:
         super().__init__()
+        # torch's kernel for a CPU is vectorised only where it is given a gain and an offset
+        self.register_buffer("one", torch.ones(features), persistent=False)
+        self.register_buffer("zero", torch.zeros(features), persistent=False)
         self.weight = nn.Parameter(torch.ones(ensemble, 1, features))
         self.bias = nn.Parameter(torch.zeros(ensemble, 1, features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+        normal = F.layer_norm(x, x.shape[-1:], self.one, self.zero)
+        return torch.addcmul(self.bias, normal, self.weight)
 
 
 class EnsembleCritic(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cmpolicy.networks.embeddings import EMBEDDINGS
+from cmpolicy.networks.linear import Linear
 from cmpolicy.networks.mish import Mish
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "mish": Mish}
@@ -38,8 +39,8 @@ class ConditionalMLP(nn.Module):
         widths = [dim + self.embedding.dim + condition_dim, *hidden]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
-            layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], dim))
+            layers += [Linear(inputs, outputs), ACTIVATIONS[activation]()]
+        self.layers = nn.Sequential(*layers, Linear(widths[-1], dim))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """(B, dim), (B,) or embedded already (B, embedding.dim), (B, condition_dim) → (B, dim)"""

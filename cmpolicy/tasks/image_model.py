@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from cmpolicy.image_config import ImageConfig
 from cmpolicy.networks.unet import UNet
 from cmpolicy.resume import load_config
 from cmpolicy.training.distribution import Ranks
+from cmpolicy.training.precision import resolve_precision
 from cmpolicy.training.run_directory import RunDirectory
 
 TEACHER_STEPS = 18  # Heun's, 35 network calls: Karras et al. 2022, for CIFAR-10
@@ -224,17 +224,8 @@ def build_learner(
 def build_network(config: ImageConfig, info: ImageInfo, device: torch.device) -> UNet:
     """The U-Net for these images; it computes in the precision that is asked for."""
     classes = info.classes if config.conditional else 0
-    autocast = config.precision == "bfloat16"
-    autocast |= config.precision == "auto" and quick_in_bfloat16(device)
-    return UNet(info.shape, classes, config.network, autocast=autocast)
-
-
-def quick_in_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for it."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions
-    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+    precision = resolve_precision(config.precision, device, config.AUTO_PRECISION)
+    return UNet(info.shape, classes, config.network, autocast=precision == "bf16")
 
 
 def blank_teacher(config: ImageConfig, info: ImageInfo, device: torch.device) -> EDMTeacher:

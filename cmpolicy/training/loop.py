@@ -87,6 +87,8 @@ class Schedule:
 
 
 Evaluate = Callable[[int], Evaluation]
+# Makes one update or more, at most as many as it is told; how many, and the last one's scalars.
+Advance = Callable[[int], tuple[int, Mapping[str, torch.Tensor]]]
 OnEvaluation = Callable[[list[Evaluation], float], None]
 
 
@@ -99,6 +101,7 @@ class TrainingLoop:
 
     Args:
         on_evaluation: called after each evaluation with all of them and the updates a second.
+        advance: makes the updates; if not given, one after the other.
         ranks: the processes that do the same; all evaluate, and stop after the same update.
     """
 
@@ -111,12 +114,14 @@ class TrainingLoop:
         schedule: Schedule,
         *,
         on_evaluation: OnEvaluation | None = None,
+        advance: Advance | None = None,
         progress_bar: bool = True,
         ranks: Ranks = Ranks(),  # noqa: B008  # frozen
     ) -> None:
         self.learner, self.dataset, self.evaluate = learner, dataset, evaluate
         self.run, self.schedule, self.ranks = run, schedule, ranks
         self.on_evaluation = on_evaluation
+        self.advance = advance or self.update_once
         self.progress_bar = progress_bar
         self.step = 0
         self.seconds = 0.0  # spent in updates, over all sittings
@@ -203,9 +208,9 @@ class TrainingLoop:
         begin, first = time.perf_counter(), self.step
         metrics: Mapping[str, torch.Tensor] = {}
         while self.step < stop and not self.ranks.largest(guard.signum):
-            metrics = self.learner.update(self.dataset.sample(self.schedule.batch_size))
-            self.step += 1
-            bar.update()
+            done, metrics = self.advance(stop - self.step)
+            self.step += done
+            bar.update(done)
         scalars = {name: float(value) for name, value in metrics.items()}  # waits for the device
         self.check_diverged(scalars)
         seconds = time.perf_counter() - begin
@@ -214,6 +219,10 @@ class TrainingLoop:
             speed = (self.step - first) / seconds
             grown = self.dataset.scalars() if isinstance(self.dataset, GrowingDataset) else {}
             self.run.log(self.step, {**scalars, **grown, "time/updates_per_second": speed})
+
+    def update_once(self, most: int) -> tuple[int, Mapping[str, torch.Tensor]]:
+        """The plain `advance`."""
+        return 1, self.learner.update(self.dataset.sample(self.schedule.batch_size))
 
     def check_diverged(self, scalars: Mapping[str, float]) -> None:
         """Raise DivergedError, before anything is saved, if a scalar is not what it may be."""

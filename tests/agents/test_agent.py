@@ -350,8 +350,24 @@ def configurations() -> list[Any]:
     ct = {"policy": PolicyConfig(hidden=[16], loss="ct", steps=2)}
     target = [pytest.param(name, ct, id=f"{name}-ct") for name in CONSISTENCY]
     options = {"max_q_backup": True, "normalize_target": True}
+    published = PolicyConfig(
+        hidden=[16],
+        activation="mish",
+        embedding="sinusoidal",
+        bound="clamp",
+        parameterization="ding_jin",
+        normalize_obs=False,
+        loss="ct",
+        loss_options={"weight": "inverse", "fixed_decay": 0.999},
+        levels=[80.0, 2.0],
+    )
+    ding_jin = {"policy": published, "max_grad_norm": 1.0, "critic_layer_norm": False}
     best = pytest.param("diffusion_ql", {"max_q_backup": True}, id="diffusion_ql-max_q_backup")
-    return [*plain, *clipped, *target, pytest.param("ac", options, id="ac-options"), best]
+    others = [
+        pytest.param("ac", options, id="ac-options"),
+        pytest.param("ac", ding_jin, id="ac_ding_jin"),
+    ]
+    return [*plain, *clipped, *target, *others, best]
 
 
 @pytest.mark.parametrize(("name", "options"), configurations())

@@ -40,7 +40,7 @@ def config(loss: str, run: Path | None = None, **overrides: Any) -> ImageConfig:
         "log_every": 4,
         "checkpoint_every": 4,
         "eval": ImageEvalConfig(every=4, samples=20, final_samples=20),
-        "precision": "float32",
+        "precision": "fp32",
         "device": "cpu",
         "progress": False,
         "run_dir": None if run is None else str(run),
@@ -162,7 +162,7 @@ def test_two_processes_and_one_end_in_the_same_weights(tmp_path: Path) -> None:
     """Twenty updates with dropout, from the teacher's phase into the student's, in two pieces."""
     overrides = [
         *("image_loss=cd", "loss.teacher_steps=8", "steps=20", "batch_size=16", "device=cpu"),
-        *("network.channels=8", "network.dropout=0.1", "precision=float32", "eval.every=20"),
+        *("network.channels=8", "network.dropout=0.1", "precision=fp32", "eval.every=20"),
         *("eval.samples=20", "eval.final_samples=20", "loss.learning_rate=1e-3", "progress=false"),
     ]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

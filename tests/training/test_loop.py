@@ -106,6 +106,24 @@ def assert_equal_runs(a: TrainingLoop, b: TrainingLoop) -> None:
     assert table(a.run) == table(b.run)
 
 
+def test_several_updates_at_once_change_nothing(
+    uninterrupted: TrainingLoop, tmp_path: Path
+) -> None:
+    """Nothing that is due is stepped over, and no more is done than asked for."""
+    learner, dataset, asked = Learner(), Dataset(), []
+
+    def advance(most: int) -> tuple[int, Mapping[str, Tensor]]:
+        asked.append(most)
+        count = min(most, 3)
+        return count, [learner.update(dataset.sample(4)) for _ in range(count)][-1]
+
+    loop = make(tmp_path / "together", learner, advance=advance)
+    loop.train()
+    assert learner.updates == loop.step == 30
+    assert asked[:4] == [4, 1, 1, 1]  # a log after 4, a checkpoint after 5, an evaluation after 6
+    assert_equal_runs(uninterrupted, loop)
+
+
 # What happens when ----------------------------------------------------------------------------
 
 

@@ -1,0 +1,325 @@
+"""Speed of training, ours and published: benchmarks/results/speed.md, speed.json.
+
+    python benchmarks/speed.py
+    python benchmarks/speed.py ding_jin=CLONE diffusion_ql=CLONE [rounds=10] [calls=20]
+
+All take turns in one process with one thread, `calls` updates a turn, `rounds` times; a ratio is
+the median over rounds of the ratio in one round. Time is the process's own on a CPU, so that what
+others take of the core is not counted, and the wall's on a GPU. Everybody draws batches of 256 of
+the same 1,000,000 transitions with Hopper's sizes. `quick=true` is for tests. See published_code.py
+for the clones.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+import numpy as np
+import torch
+from command_line import read_options
+from latency import ACTION_DIM, OBS_DIM, cpu_name
+from omegaconf import OmegaConf
+from published_code import diffusion_ql_agent, ding_jin_agent
+from speed_of_data import evaluation_figures, loading_figures
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from cmpolicy.agents import Spaces
+from cmpolicy.config import CONFIG_PATH, RLConfig, register_schemas
+from cmpolicy.datasets.transitions import TransitionDataset
+from cmpolicy.front_door import resolve_device
+from cmpolicy.tasks.offline_rl import build_agent
+from cmpolicy.training.acceleration import Updates, accelerated, resolve_acceleration
+from cmpolicy.training.precision import resolve_precision, use_precision
+
+HERE = Path(__file__).resolve().parent
+PACKAGES = ("cmpolicy", "torch", "numpy")
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+BATCH = 256
+QUICK = ["agent.policy.hidden=[8]", "agent.critic_hidden=[8]", "steps=10"]
+
+Turn = Callable[[int], Any]  # carries out so many updates
+
+
+class Claim(NamedTuple):
+    """`case` makes at least `factor` times the updates that `base` makes in the same time."""
+
+    case: str
+    factor: float
+    base: str
+
+
+DEFAULT, PUBLISHED, PEER = "ac, default", "ac_ding_jin, fp32", "Ding & Jin's code"
+CLAIMS = [
+    Claim(PUBLISHED, 2, PEER),
+    Claim(DEFAULT, 4, PEER),
+    Claim(DEFAULT, 0.75, "products of ac, fp32"),
+]
+# name: (agent, precision, acceleration)
+OURS = {
+    DEFAULT: ("ac", "auto", "auto"),
+    "ac, fp32, eager": ("ac", "fp32", "off"),
+    "ac, bf16": ("ac", "bf16", "auto"),
+    PUBLISHED: ("ac_ding_jin", "fp32", "auto"),
+    "ac_ding_jin, fp32, eager": ("ac_ding_jin", "fp32", "off"),
+}
+
+
+def main(arguments: list[str]) -> None:
+    options = read_options(
+        arguments,
+        {
+            "ding_jin": None, "diffusion_ql": None, "rounds": 10, "calls": 20, "device": "auto",
+            "quick": False, "out": str(HERE / "results"),
+        },
+    )  # fmt: skip
+    quick, device = bool(options["quick"]), resolve_device(options["device"])
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    use_precision("fp32", device)
+    dataset = hopper_like(1_000 if quick else 1_000_000).to(device)
+    cases, computed = our_cases(dataset, device, quick)
+    cases |= peer_cases(options, dataset, device)
+    times = measure(cases, options["rounds"], options["calls"], device)
+    update = float(np.median(times[DEFAULT]))
+    result = {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
+        "machine": f"{cpu_name()}, 1 thread, {device}",
+        "versions": {name: version(name) for name in PACKAGES},
+        "rounds": options["rounds"],
+        "calls": options["calls"],
+        "rows": [row(case, times, computed.get(case, "")) for case in cases],
+        "claims": [judge(c, times) for c in CLAIMS if {c.case, c.base} <= set(times)],
+        "seeds": None,  # updates of several seeds at once: not measured yet
+        "loading": loading_figures(2_000 if quick else 1_000_000),
+        "evaluation": evaluation_figures(update, quick),
+    }
+    out = Path(options["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "speed.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out / "speed.md").write_text(markdown(result))
+    print(markdown(result))
+
+
+# Who is measured ------------------------------------------------------------------------------
+
+
+def hopper_like(size: int) -> TransitionDataset:
+    """Random transitions with Hopper's sizes, in episodes of 200."""
+    rng = np.random.default_rng(0)
+    return TransitionDataset.from_arrays(
+        rng.standard_normal((size, OBS_DIM), np.float32),
+        rng.uniform(-1, 1, (size, ACTION_DIM)).astype(np.float32),
+        rng.standard_normal(size, np.float32),
+        np.arange(size) % 200 == 199,
+    )
+
+
+def our_config(agent: str, quick: bool) -> RLConfig:
+    """The train door's configuration."""
+    register_schemas()
+    with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        overrides = ["env=hopper-medium", f"agent={agent}", *(QUICK if quick else [])]
+        config = OmegaConf.to_object(hydra.compose("rl", overrides))
+    assert isinstance(config, RLConfig)
+    return config
+
+
+def our_cases(
+    dataset: TransitionDataset, device: torch.device, quick: bool
+) -> tuple[dict[str, Turn], dict[str, str]]:
+    """Our agents and, by the same names after "products of", the products of one update of each.
+
+    The second dictionary says how each case computes.
+    """
+    cases: dict[str, Turn] = {}
+    computed: dict[str, str] = {}
+    spaces = Spaces(OBS_DIM, [-1.0] * ACTION_DIM, [1.0] * ACTION_DIM)
+    for name, (agent, wanted, wish) in OURS.items():
+        config = our_config(agent, quick)
+        learner = build_agent(config, spaces).to(device)
+        data = learner.prepare(dataset)
+        precision = resolve_precision(wanted, device, config.AUTO_PRECISION)
+        acceleration = resolve_acceleration(wish, learner, device, config.steps)
+        plain = Updates(learner, data, BATCH, rounded=precision == "bf16")
+        plain(1)  # the optimisers' states are there from now on
+        cases.setdefault(f"products of {agent}, {precision}", products_of(plain))
+        advance = accelerated(learner, data, BATCH, acceleration, precision)
+        cases[name] = repeated(advance)
+        computed[name] = f"{precision}, {acceleration}"
+    return cases, computed
+
+
+def repeated(advance: Callable[[int], tuple[int, Any]]) -> Turn:
+    def turn(updates: int) -> None:
+        while updates:
+            updates -= advance(updates)[0]
+
+    return turn
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps every matrix product that runs: the operation, and tensors as its own were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func.overloadpacket.__name__ in PRODUCTS:
+            copies = tree_map(
+                lambda t: t.detach().clone() if isinstance(t, torch.Tensor) else t, args
+            )
+            self.calls.append((func, copies, dict(kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+
+def products_of(updates: Updates) -> Turn:
+    """The matrix products of an update, forward and backward, and nothing else."""
+    with Recorder() as recorder:
+        updates.update()
+
+    @torch.no_grad()
+    def turn(times: int) -> None:
+        for _ in range(times):
+            for func, args, kwargs in recorder.calls:
+                func(*args, **kwargs)
+
+    return turn
+
+
+def peer_cases(
+    options: dict[str, Any], dataset: TransitionDataset, device: torch.device
+) -> dict[str, Turn]:
+    """The published agents, with PyTorch's own settings."""
+    cases: dict[str, Turn] = {}
+    if options["ding_jin"]:
+        agent = ding_jin_agent(Path(options["ding_jin"]), OBS_DIM, ACTION_DIM, str(device))
+        cases[PEER] = theirs(agent, ReplayBuffer(dataset), device)
+    if options["diffusion_ql"]:
+        agent = diffusion_ql_agent(Path(options["diffusion_ql"]), OBS_DIM, ACTION_DIM, str(device))
+        cases["Diffusion-QL's code"] = theirs(agent, ReplayBuffer(dataset), device)
+    return cases
+
+
+class ReplayBuffer:
+    """What the published `train` draws batches from."""
+
+    def __init__(self, dataset: TransitionDataset) -> None:
+        self.dataset = dataset
+
+    def sample(self, batch_size: int) -> tuple[torch.Tensor, ...]:
+        b = self.dataset.sample(batch_size)
+        going_on = 1 - b.terminals[:, None]
+        return b.observations, b.actions, b.next_observations, b.rewards[:, None], going_on
+
+
+def theirs(agent: Any, replay_buffer: ReplayBuffer, device: torch.device) -> Turn:
+    def turn(updates: int) -> None:
+        torch.set_float32_matmul_precision("highest")
+        agent.train(replay_buffer, updates, BATCH)
+        use_precision("fp32", device)
+
+    return turn
+
+
+# How ------------------------------------------------------------------------------------------
+
+
+def measure(
+    cases: dict[str, Turn], rounds: int, calls: int, device: torch.device
+) -> dict[str, Any]:
+    """Seconds of an update, (rounds,) a case."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    times = {case: np.zeros(rounds) for case in cases}
+    for turn in cases.values():  # compilers, libraries and optimisers begin here
+        turn(calls)
+    for i in range(rounds):
+        for case, turn in cases.items():
+            turn(2)  # after another's turn the caches are cold
+            wait(device)
+            begin = clock()
+            turn(calls)
+            wait(device)
+            times[case][i] = (clock() - begin) / calls
+    return times
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def ratio(times: dict[str, Any], case: str, base: str) -> float:
+    """How many updates `case` makes while `base` makes one."""
+    return float(np.median(times[base] / times[case]))
+
+
+def row(case: str, times: dict[str, Any], computed: str) -> dict[str, Any]:
+    return {
+        "case": case,
+        "computed": computed,
+        "ms": 1e3 * float(np.median(times[case])),
+        "updates_per_second": 1 / float(np.median(times[case])),
+        "of_peer": ratio(times, case, PEER) if PEER in times else None,
+    }
+
+
+def judge(claim: Claim, times: dict[str, Any]) -> dict[str, Any]:
+    """Whether a claim holds, with the number."""
+    found = ratio(times, claim.case, claim.base)
+    return {**claim._asdict(), "ratio": found, "holds": found >= claim.factor}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The tables."""
+    lines = ["# Speed of training", "", "| | computed in | ms | a second | ratio |"]
+    lines.append("|---|---|---|---|---|")
+    for r in result["rows"]:
+        share = "–" if r["of_peer"] is None else f"{r['of_peer']:.2f}"
+        lines.append(
+            f"| {r['case']} | {r['computed'] or '–'} | {r['ms']:.2f} "
+            f"| {r['updates_per_second']:.0f} | {share} |"
+        )
+    lines += ["| several seeds at once | – | missing | missing | – |", ""]
+    for c in result["claims"]:
+        verdict = "holds" if c["holds"] else "does not hold"
+        lines.append(
+            f"- {c['case']}: at least {c['factor']} times {c['base']}: {c['ratio']:.2f}, {verdict}."
+        )
+    loading, evaluation = result["loading"], result["evaluation"]
+    lines += ["", "| loading | ours, s | the loop, s | ratio |", "|---|---|---|---|"]
+    for kind, f in loading["files"].items():
+        lines.append(f"| {kind} | {f['ours_s']:.3f} | {f['loop_s']:.1f} | {f['ratio']:.0f} |")
+    versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    lines += [
+        "",
+        f"Loading: {loading['steps']:,} steps of a D4RL-layout file to what training draws from, "
+        "the best of three, against reading the same file and the plain loop of "
+        "`d4rl.qlearning_dataset`; both give the same transitions.",
+        "",
+        f"Evaluation: {evaluation['steps_per_second']:,.0f} steps/s in ten environments with one "
+        f"call of the policy a step; ten episodes that last 1,000 steps take "
+        f"{100 * evaluation['share']:.1f} % of a run that makes 10,000 updates between them.",
+        "",
+        '"Products of" are the matrix products of one update alone. The ratio is how many updates '
+        f"a case makes while {PEER} makes one. Hopper's sizes, batches of {BATCH}.",
+        "",
+        f"Written by `benchmarks/speed.py` on {result['date']}: {result['rounds']} turns of "
+        f"{result['calls']} updates; {result['machine']}, shared with other work; {versions}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,190 @@
+"""Compiled updates against eager ones, what `auto` picks, CUDA graphs where there is a GPU."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cmpolicy.agents import AGENTS, Agent, Spaces
+from cmpolicy.datasets.transitions import TransitionDataset
+from cmpolicy.errors import InputError
+from cmpolicy.training.acceleration import (
+    UPDATES_A_REPLAY,
+    WARM_UPS,
+    WORTH_COMPILING,
+    accelerated,
+    check_acceleration,
+    resolve_acceleration,
+)
+
+CPU = torch.device("cpu")
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def make(name: str, device: str = "cpu") -> tuple[Agent, TransitionDataset]:
+    """A small agent and its data."""
+    rng = np.random.default_rng(1)
+    dataset = TransitionDataset.from_arrays(
+        rng.normal(size=(300, 5)),
+        rng.uniform(-1, 1, size=(300, 2)),
+        rng.normal(size=300),
+        np.arange(300) % 10 == 9,
+    )
+    options = {} if name == "bc" else {"critic_hidden": [8]}
+    policy = type(AGENTS[name].Config().policy)(hidden=[8])
+    config = AGENTS[name].Config(policy=policy, **options)
+    torch.manual_seed(0)
+    agent = AGENTS[name](Spaces(5, [-1.0] * 2, [1.0] * 2), config, 100).to(device)
+    return agent, agent.prepare(dataset.to(device))
+
+
+def train(agent: Agent, dataset: TransitionDataset, updates: int, mode: str) -> list[int]:
+    """Carry out so many updates; returns how many at a time."""
+    advance = accelerated(agent, dataset, 16, mode, "fp32")
+    sizes: list[int] = []
+    while sum(sizes) < updates:
+        done, metrics = advance(updates - sum(sizes))
+        assert all(m.isfinite() for m in metrics.values())
+        sizes.append(done)
+    return sizes
+
+
+def assert_close(ours: Agent, theirs: Agent, tolerance: float = 1e-4) -> None:
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+# Compiled -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_losses_are_traced_with_their_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled, as an interpreter runs it: same gradients, same random numbers."""
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs, options: graph)
+    agents = {mode: make(name) for mode in ("off", "compile")}
+    draws = []
+    for mode, (agent, dataset) in agents.items():
+        torch.manual_seed(5)
+        train(agent, dataset, 3, mode)
+        draws.append(torch.randn(()))
+    assert torch.equal(*draws)
+    eager, traced = (agent for agent, _ in agents.values())
+    assert len(traced.differentiate.compiled) == len(eager.optimizers)  # type: ignore[attr-defined]
+    assert_close(traced, eager, 1e-5)
+
+
+def check_compiled(name: str) -> None:
+    runs: dict[str, Agent] = {}
+    for mode in ("off", "compile"):
+        agent, dataset = make(name)
+        torch.manual_seed(5)
+        train(agent, dataset, 3, mode)
+        state, random = copy.deepcopy(agent.training_state()), torch.get_rng_state()
+        resumed, _ = make(name)
+        resumed.load_training_state(state)
+        for learner in (agent, resumed):
+            torch.set_rng_state(random)
+            train(learner, dataset, 3, mode)
+        for a, b in zip(agent.parameters(), resumed.parameters(), strict=True):
+            assert torch.equal(a, b)
+        assert (agent.differentiate is resumed.differentiate) == (mode == "off")  # none fell back
+        runs[mode] = agent
+    assert_close(runs["compile"], runs["off"])
+
+
+def test_a_compiled_run_is_the_eager_one_and_resumes_bit_for_bit() -> None:
+    check_compiled("bc")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(AGENTS.keys() - {"bc"}))
+def test_every_agent_compiles(name: str) -> None:
+    check_compiled(name)
+
+
+def test_what_does_not_compile_goes_on_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no C++ compiler\nfound")
+
+    monkeypatch.setattr("torch._inductor.compile", fail)
+    (agent, dataset), (eager, _) = make("bc"), make("bc")
+    with caplog.at_level(logging.WARNING):
+        for learner, mode in ((agent, "compile"), (eager, "off")):
+            torch.manual_seed(5)
+            train(learner, dataset, 2, mode)
+    assert [r.message for r in caplog.records] == [
+        "compiling failed, going on without: no C++ compiler found"
+    ]
+    for a, b in zip(agent.parameters(), eager.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+# What is picked -------------------------------------------------------------------------------
+
+
+def test_auto() -> None:
+    agent, _ = make("bc")
+    gpu = torch.device("cuda")
+    other: Any = object()
+    assert resolve_acceleration("auto", agent, CPU, WORTH_COMPILING) == "compile"
+    assert resolve_acceleration("auto", agent, CPU, WORTH_COMPILING - 1) == "off"
+    assert resolve_acceleration("auto", agent, gpu, 1) == "graph"
+    assert resolve_acceleration("auto", agent, gpu, 1, growing=True) == "off"
+    assert resolve_acceleration("auto", other, gpu, WORTH_COMPILING) == "off"
+    assert resolve_acceleration("off", other, gpu, 1) == "off"
+    assert resolve_acceleration("compile", agent, CPU, 1) == "compile"
+
+
+def test_what_cannot_be_is_refused() -> None:
+    agent, _ = make("bc")
+    other: Any = object()
+    with pytest.raises(InputError, match="graph is for CUDA, got device cpu"):
+        resolve_acceleration("graph", agent, CPU, 1)
+    with pytest.raises(InputError, match="graph is for data that does not grow"):
+        resolve_acceleration("graph", agent, torch.device("cuda"), 1, growing=True)
+    with pytest.raises(InputError, match="accelerate=compile is for a single agent"):
+        resolve_acceleration("compile", other, CPU, 1)
+    with pytest.raises(ValueError, match="unknown accelerate 'jit', expected one of auto, graph"):
+        check_acceleration("jit")
+
+
+# CUDA graphs ----------------------------------------------------------------------------------
+
+
+@cuda
+@pytest.mark.parametrize("name", AGENTS)
+def test_graphs_do_what_eager_updates_do(name: str) -> None:
+    updates = WARM_UPS + UPDATES_A_REPLAY + 2
+    agents = {mode: make(name, "cuda") for mode in ("off", "graph")}
+    for mode, (agent, dataset) in agents.items():
+        torch.manual_seed(5)
+        sizes = train(agent, dataset, updates, mode)
+        assert sizes == ([1] * updates if mode == "off" else [1, 1, 1, UPDATES_A_REPLAY, 1, 1])
+        assert int(agent.step) == updates
+    (eager, _), (graphed, _) = agents.values()
+    assert_close(graphed, eager, 1e-3)
+
+
+@cuda
+@pytest.mark.parametrize("name", AGENTS)
+def test_no_update_waits_for_the_gpu(name: str) -> None:
+    agent, dataset = make(name, "cuda")
+    advance = accelerated(agent, dataset, 16, "off", "fp32")
+    advance(1)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        advance(1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
