@@ -85,8 +85,28 @@ class EvalConfig:
 
 
 @dataclass
+class OnlineConfig:
+    """Training that goes on in the environment.
+
+    Attributes:
+        steps: of the environment, after the `steps` updates on the data alone, which may be 0.
+        updates_per_step: updates after each of them.
+    """
+
+    steps: int = 0
+    updates_per_step: int = 1
+
+    def __post_init__(self) -> None:
+        check_positive(self, "updates_per_step")
+        if self.steps < 0:
+            raise ValueError(f"online.steps must be at least 0, got {self.steps}")
+
+
+@dataclass
 class RLConfig(RunConfig):
     """Offline reinforcement learning: `python -m cmpolicy.train env=NAME`.
+
+    With `online.steps` the agent goes on in the environment afterwards.
 
     Attributes:
         seeds: several, trained at once on one device, each as with that `seed` alone: a list, or
@@ -98,6 +118,12 @@ class RLConfig(RunConfig):
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     agent: Any = MISSING
     eval: EvalConfig = field(default_factory=EvalConfig)
+    online: OnlineConfig = field(default_factory=OnlineConfig)
+
+    @property
+    def updates(self) -> int:
+        """On the data alone, and online."""
+        return self.steps + self.online.steps * self.online.updates_per_step
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,6 +140,10 @@ class RLConfig(RunConfig):
             )
         for seed in self.seeds:
             check_seed(seed)
+        if self.online.steps:
+            raise ValueError(
+                f"seeds train on data alone, got online.steps={self.online.steps}; give seed"
+            )
 
     def each_seed(self) -> list[RLConfig]:
         """The configurations that would train each of `seeds` alone."""

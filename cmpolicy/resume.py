@@ -19,6 +19,7 @@ AnyConfig = RLConfig | ToyConfig | ImageConfig
 
 CHANGEABLE = (
     "steps",
+    "online.steps",
     "eval.every",
     "eval.episodes",
     "eval.final_episodes",

@@ -73,8 +73,15 @@ class RunConfig:
     resume: str | None = None
     progress: bool = True
 
+    @property
+    def updates(self) -> int:
+        """All updates of the run."""
+        return self.steps
+
     def __post_init__(self) -> None:
-        check_positive(self, "steps", "batch_size", "log_every", "checkpoint_every")
+        if self.steps < 0 or self.updates < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        check_positive(self, "batch_size", "log_every", "checkpoint_every")
         if self.threads is not None:
             check_positive(self, "threads")
         check_seed(self.seed)

@@ -30,7 +30,7 @@ from cmpolicy.tasks.report import Reporter, SeedsReporter, Task
 from cmpolicy.tasks.toys import ToyTask
 from cmpolicy.training.acceleration import accelerated, resolve_acceleration
 from cmpolicy.training.distribution import Ranks
-from cmpolicy.training.loop import Schedule, TrainingLoop
+from cmpolicy.training.loop import GrowingDataset, Schedule, TrainingLoop
 from cmpolicy.training.precision import resolve_precision, use_precision
 from cmpolicy.training.random_state import RandomState
 from cmpolicy.training.replicas import ReplicaLoop
@@ -81,7 +81,13 @@ def train_together(config: AnyConfig, resume: str | None, ranks: Ranks) -> None:
     torch.manual_seed(config.seed)
     task = make_task(config, device, ranks)
 
-    acceleration = resolve_acceleration(config.accelerate, task.learner, device, config.steps)
+    acceleration = resolve_acceleration(
+        config.accelerate,
+        task.learner,
+        device,
+        config.steps,
+        growing=isinstance(task.dataset, GrowingDataset),
+    )
 
     open_run = RunDirectory if ranks.main else SilentRunDirectory
     directory = open_run.existing(resume) if resume else open_run(run_path(config, task))
@@ -160,13 +166,13 @@ def begin(loop: TrainingLoop, config: AnyConfig, resume: str | None) -> None:
         loop.run.create(yaml_of(config))
     else:
         loop.restore()
-        if loop.step > config.steps:
+        if loop.step > config.updates:
             raise InputError(
-                f"{resume} has done {loop.step} updates, more than steps={config.steps}; "
-                "give more steps"
+                f"{resume} has done {loop.step} updates, more than the {config.updates} of "
+                f"steps={config.steps}; give more steps"
             )
         loop.run.write_config(yaml_of(config))
-        log.info("going on from step %d of %d", loop.step, config.steps)
+        log.info("going on from step %d of %d", loop.step, config.updates)
     if isinstance(loop, ReplicaLoop):
         assert isinstance(config, RLConfig)
         for part, alone in zip(loop.seeds, config.each_seed(), strict=True):
@@ -190,11 +196,12 @@ def run_path(config: AnyConfig, task: Task | OfflineRLSeeds) -> Path:
 def schedule_of(config: AnyConfig) -> Schedule:
     """The loop's part of the configuration."""
     return Schedule(
-        steps=config.steps,
+        steps=config.updates,
         batch_size=config.batch_size,
         log_every=config.log_every,
         eval_every=config.eval.every,
         checkpoint_every=config.checkpoint_every,
+        milestone=config.steps if config.updates > config.steps else None,
     )
 
 

@@ -148,6 +148,8 @@ def test_seeds_are_a_list_or_how_many() -> None:
     ]
     with pytest.raises(ValueError, match="give seed or seeds, got seed=1 and seeds=2"):
         compose("env=hopper-medium", "seed=1", "seeds=2")
+    with pytest.raises(ValueError, match=r"seeds train on data alone, got online.steps=5"):
+        compose("env=hopper-medium", "online.steps=5", "seeds=2")
 
 
 @pytest.mark.parametrize("override", UNCHECKED)

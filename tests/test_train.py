@@ -247,6 +247,24 @@ def test_a_run_stopped_by_a_signal_says_how_to_go_on(
     assert_equal_runs(run, whole(agent)[0])
 
 
+@pytest.mark.slow
+def test_a_run_killed_among_steps_of_the_environment_ends_in_the_same_weights(
+    tmp_path: Path,
+) -> None:
+    online = (*RUN, "steps=30", "online.steps=120", "agent.critic_hidden=[8]")
+    train(tmp_path, *online, "run_dir=whole")
+    process = start(tmp_path, *online, "run_dir=run")
+    code, _ = interrupt(process, tmp_path / "run", signal.SIGKILL)  # saved at 0, 25 and 30
+    assert code == -signal.SIGKILL
+    reached = load_state(tmp_path / "run" / "checkpoints" / "last.safetensors")["step"]
+    assert 30 <= reached < 150
+    _, err = train(tmp_path, "resume=run")
+    assert f"going on from step {reached} of 150" in err
+    assert "begins anew" not in err  # the episode in progress was repeated
+    assert_equal_runs(tmp_path / "run", tmp_path / "whole")
+    assert results_of(tmp_path / "run")["online"] == results_of(tmp_path / "whole")["online"]
+
+
 # Sweeps and other data ------------------------------------------------------------------------
 
 

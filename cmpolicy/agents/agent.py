@@ -82,11 +82,12 @@ class Agent(nn.Module):
     """
 
     Config: ClassVar[type[AgentConfig]] = AgentConfig
+    Policy: ClassVar[type[ConsistencyPolicy]] = ConsistencyPolicy
     step: Tensor
 
     def __init__(self, spaces: Spaces, config: AgentConfig, total_steps: int) -> None:
         super().__init__()
-        self.policy = ConsistencyPolicy(
+        self.policy = self.Policy(
             spaces.obs_dim,
             spaces.action_dim,
             spaces.action_low,
@@ -116,6 +117,10 @@ class Agent(nn.Module):
     def update(self, batch: Batch) -> Metrics:
         """One update of everything; returns scalars that stay on the device."""
         raise NotImplementedError
+
+    def limits(self) -> dict[str, tuple[float, str]]:
+        """Scalars of `update` that stay below a bound: (bound, what it is and what to try)."""
+        return {}
 
     def minimize(self, name: str, loss: LossFunction, *inputs: Any) -> Metrics:
         """One optimiser step on `loss(*inputs)`, for the parameters of optimiser `name` alone.

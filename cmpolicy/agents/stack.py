@@ -118,6 +118,10 @@ class AgentStack:
             for row in zip(*parameters, strict=True):
                 yield tuple(zip(optimizers, row, strict=True))
 
+    def limits(self) -> dict[str, tuple[float, str]]:
+        """None of all: each agent has its own."""
+        return {}
+
     def training_state(self) -> dict[str, Any]:
         """Everything that a resumed training needs: each agent's own."""
         return {"agents": [agent.training_state() for agent in self.agents]}

@@ -4,52 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.errors import InputError
 
+Transform = Callable[[Tensor], Tensor]  # of rewards of any shape, recorded before or after
 
-def none(dataset: TransitionDataset) -> TransitionDataset:
+
+def none(dataset: TransitionDataset) -> Transform:
     """The rewards as recorded."""
-    return dataset
+    return lambda rewards: rewards
 
 
-def normalize(dataset: TransitionDataset) -> TransitionDataset:
+def normalize(dataset: TransitionDataset) -> Transform:
     """Mean 0 and standard deviation 1: Adroit in Diffusion-QL (Wang et al. 2023) and
     Consistency-AC (Ding & Jin 2024).
     """
-    std = dataset.rewards.std()
+    mean, std = dataset.rewards.mean(), dataset.rewards.std()
     if not std > 0:
         raise InputError("all rewards are equal, expected some spread; use the reward 'none'")
-    return dataset.replace(rewards=(dataset.rewards - dataset.rewards.mean()) / std)
+    return lambda rewards: (rewards - mean) / std
 
 
-def iql_locomotion(dataset: TransitionDataset) -> TransitionDataset:
+def iql_locomotion(dataset: TransitionDataset) -> Transform:
     """1000 r / (best return - worst return): MuJoCo locomotion in IQL (Kostrikov et al. 2022)."""
     returns = dataset.episode_returns()
     spread = float(returns.max() - returns.min())
     if spread <= 0:
         raise InputError("all episodes return the same, expected a spread; use the reward 'none'")
-    return dataset.replace(rewards=dataset.rewards * (1000.0 / spread))
+    return lambda rewards: rewards * (1000.0 / spread)
 
 
-def iql_antmaze(dataset: TransitionDataset) -> TransitionDataset:
+def iql_antmaze(dataset: TransitionDataset) -> Transform:
     """r - 1, a cost for every step before the goal: AntMaze in IQL (Kostrikov et al. 2022)."""
-    return dataset.replace(rewards=dataset.rewards - 1.0)
+    return lambda rewards: rewards - 1.0
 
 
-def cql_antmaze(dataset: TransitionDataset) -> TransitionDataset:
+def cql_antmaze(dataset: TransitionDataset) -> Transform:
     """4 (r - 0.5): AntMaze in CQL (Kumar et al. 2020), Diffusion-QL and Consistency-AC."""
-    return dataset.replace(rewards=4.0 * (dataset.rewards - 0.5))
+    return lambda rewards: 4.0 * (rewards - 0.5)
 
 
-REWARDS: dict[str, Callable[[TransitionDataset], TransitionDataset]] = {
+REWARDS: dict[str, Callable[[TransitionDataset], Transform]] = {
     transform.__name__: transform
     for transform in (none, normalize, iql_locomotion, iql_antmaze, cql_antmaze)
 }
 
 
-def transform_rewards(dataset: TransitionDataset, name: str) -> TransitionDataset:
-    """The dataset with the rewards transformed by `REWARDS[name]`.
+def reward_transform(dataset: TransitionDataset, name: str) -> Transform:
+    """The transform `REWARDS[name]` with what it must know of the data.
 
     Raises:
         InputError: no transform of that name, or rewards that it cannot scale.
@@ -57,3 +61,8 @@ def transform_rewards(dataset: TransitionDataset, name: str) -> TransitionDatase
     if name not in REWARDS:
         raise InputError(f"no reward transform {name!r}, expected one of {', '.join(REWARDS)}")
     return REWARDS[name](dataset)
+
+
+def transform_rewards(dataset: TransitionDataset, name: str) -> TransitionDataset:
+    """The dataset with the rewards transformed by `REWARDS[name]`; see `reward_transform`."""
+    return dataset.replace(rewards=reward_transform(dataset, name)(dataset.rewards))

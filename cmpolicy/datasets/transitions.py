@@ -259,6 +259,22 @@ def n_step(dataset: TransitionDataset, steps: int, discount: float) -> Transitio
     return TransitionDataset(transitions, dataset.episode_ends, dataset.info)
 
 
+def discounted_returns(rewards: Tensor, episode_ends: Tensor, discount: float) -> Tensor:
+    """Σ_i γ^i r_{t+i} to the end of the episode, from every transition: (N,), (N,) bool → (N,).
+
+    What lies beyond a timeout is unknown and not counted.
+    """
+    returns, span = rewards.clone(), 1
+    alive = ~episode_ends  # no end among the `span` transitions from here
+    while span < len(rewards) and alive.any():
+        # doubles the span: what `span` transitions gave, and what they gave from there
+        going_on = alive[:-span]
+        returns[:-span] += discount**span * going_on * returns[span:]
+        alive = torch.cat((going_on & alive[span:], torch.zeros_like(alive[:span])))
+        span *= 2
+    return returns
+
+
 def check_fits(
     dataset: TransitionDataset, observation_space: Space[Any], action_space: Space[Any]
 ) -> None:

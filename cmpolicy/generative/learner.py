@@ -132,6 +132,10 @@ class GenerativeLearner(nn.Module):
         self.step += 1
         return {"train/loss": loss}
 
+    def limits(self) -> dict[str, tuple[float, str]]:
+        """None: a loss that is a number is small enough."""
+        return {}
+
     def update_teacher(self, teacher: EDMTeacher, batch: Batch) -> Tensor:
         """Denoising."""
 

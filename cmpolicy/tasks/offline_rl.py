@@ -1,4 +1,4 @@
-"""Offline RL for the loop: data, agent, environment and results, from a configuration."""
+"""Reinforcement learning for the loop: data, agent, environment, results from a configuration."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from cmpolicy.agents import AGENTS, Agent, Spaces
 from cmpolicy.config import EnvConfig, RLConfig
 from cmpolicy.datasets.reference_scores import reference_scores
 from cmpolicy.datasets.resolve import resolve_dataset
-from cmpolicy.datasets.rewards import transform_rewards
+from cmpolicy.datasets.rewards import reward_transform
 from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset, check_fits
 from cmpolicy.errors import InputError
 from cmpolicy.evaluation.environments import Environment
 from cmpolicy.evaluation.learning_curve import draw_learning_curve
 from cmpolicy.evaluation.rollout import Act
 from cmpolicy.evaluation.score import Score, evaluate_agent
+from cmpolicy.tasks.online_rl import OnlineData
 from cmpolicy.training.loop import Evaluation
 from cmpolicy.training.run_directory import RunDirectory
 
@@ -34,7 +35,7 @@ class OfflineRL:
     """One agent on one dataset, evaluated in one environment.
 
     Attributes:
-        dataset: on the device, rewards transformed.
+        dataset: on the device, rewards transformed; with `online.steps` the environment beside it.
         learner: the agent.
         env: the evaluation environment.
         references: D4RL's (minimum, maximum) return, or None.
@@ -64,7 +65,12 @@ class OfflineRL:
         self.references = references_of(self.env.id, dataset.info)
         self.spaces = fitting_spaces(self.env, dataset)
         self.learner = build_agent(config, self.spaces).to(device)
-        self.dataset = self.learner.prepare(transform_rewards(dataset, env.reward).to(device))
+        dataset = dataset.to(device)
+        transform = reward_transform(dataset, env.reward)
+        data = self.learner.prepare(dataset.replace(rewards=transform(dataset.rewards)))
+        self.dataset: TransitionDataset | OnlineData = data
+        if config.online.steps:
+            self.dataset = OnlineData(config, self.learner, data, self.env, transform)
         self.announce()
 
     def beside(self, config: RLConfig) -> OfflineRL:
@@ -78,6 +84,14 @@ class OfflineRL:
         """Say what is trained on what; loudly, where scores do not compare."""
         info = self.info
         log.info("evaluation: %s   agent: %s", self.env.id, self.config.agent.name)
+        if self.config.online.steps:
+            log.info(
+                "online: after %d updates %d steps of %s, %d updates each",
+                self.config.steps,
+                self.config.online.steps,
+                self.env.id,
+                self.config.online.updates_per_step,
+            )
         if not info.comparable and info.source != "sample":  # which has warned already
             log.warning(
                 "scores on this data (%s) are NOT comparable with published ones.",
@@ -118,7 +132,10 @@ class OfflineRL:
     def remark(self) -> None:
         """Log the data's own score, and a warning where scores do not compare."""
         log.info("mean of the data: %.1f", self.data_score())
-        if not self.info.comparable:
+        if isinstance(self.dataset, OnlineData):
+            steps = self.dataset.buffer.size
+            log.info("the agent saw %d steps of the environment beside the data", steps)
+        elif not self.info.comparable:
             log.warning("these scores are NOT comparable with published ones.")
 
     def draw(
@@ -146,6 +163,7 @@ class OfflineRL:
             title=f"{self.config.agent.name} on {data}{remark}",
             ylabel="normalised score" if normalized else "return",
             data_mean=self.data_score() if np.isfinite(self.info.mean_return) else None,
+            online_from=self.config.steps if self.config.online.steps else None,
         )
         return path
 
@@ -154,12 +172,17 @@ class OfflineRL:
         dataset = asdict(self.info)
         if self.references is not None:
             dataset["mean_normalized_score"] = self.data_score()
+        online = {}
+        if isinstance(self.dataset, OnlineData):
+            online = {"online": self.dataset.description()}
+            dataset["comparable"] = False  # with what is trained on the data alone
         return {
             "task": self.config.env.name,
             "agent": self.config.agent.name,
             "seed": self.config.seed,
             "seeds_at_once": self.seeds_at_once,
             "dataset": dataset,
+            **online,
             "environment": {**asdict(self.env), "reference_returns": self.references},
             "spaces": self.spaces._asdict(),
         }
@@ -170,7 +193,7 @@ def build_agent(config: RLConfig, spaces: Spaces) -> Agent:
     algorithm = config.agent.algorithm
     if algorithm not in AGENTS:
         raise InputError(f"unknown algorithm {algorithm!r}, expected one of {', '.join(AGENTS)}")
-    return AGENTS[algorithm](spaces, config.agent, config.steps)
+    return AGENTS[algorithm](spaces, config.agent, config.steps or config.updates)
 
 
 def act_with(

@@ -45,7 +45,9 @@ class OfflineRLSeeds:
             self.random_states.append(OwnRandomState(device))
         generators = [state.generator for state in self.random_states]
         self.learner = AgentStack([task.learner for task in self.tasks], generators)
-        self.dataset = StackedBatches(self.tasks[0].dataset, generators)
+        dataset = self.tasks[0].dataset
+        assert isinstance(dataset, TransitionDataset), "seeds= refuses online.steps"
+        self.dataset = StackedBatches(dataset, generators)
 
     @property
     def seeds(self) -> list[int]:

@@ -43,10 +43,13 @@ def check_acceleration(name: str) -> None:
         raise ValueError(f"unknown accelerate {name!r}, expected one of {', '.join(ACCELERATIONS)}")
 
 
-def resolve_acceleration(name: str, learner: Learner, device: torch.device, updates: int) -> str:
+def resolve_acceleration(
+    name: str, learner: Learner, device: torch.device, updates: int, *, growing: bool = False
+) -> str:
     """``graph``, ``compile`` or ``off``: what `name` means for a run of so many updates.
 
-    A resumed run must come out as one in a single sitting, so `updates` is its whole length.
+    Data that grows between updates is drawn from outside, so it cannot be part of a graph. A
+    resumed run must come out as one in a single sitting, so `updates` is its whole length.
 
     Raises:
         InputError: if the learner or the device does not have it.
@@ -54,9 +57,13 @@ def resolve_acceleration(name: str, learner: Learner, device: torch.device, upda
     able = isinstance(learner, Accelerable)
     if name == "auto":
         compiled = "compile" if updates >= WORTH_COMPILING else "off"
-        return "off" if not able else "graph" if device.type == "cuda" else compiled
+        if not able or (device.type == "cuda" and growing):
+            return "off"
+        return "graph" if device.type == "cuda" else compiled
     if name != "off" and not able:
         raise InputError(f"accelerate={name} is for a single agent; give accelerate=off")
+    if name == "graph" and growing:
+        raise InputError("accelerate=graph is for data that does not grow; give compile or off")
     if name == "graph" and device.type != "cuda":
         raise InputError(f"accelerate=graph is for CUDA, got device {device}; give compile or off")
     return name

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from tqdm import tqdm
@@ -25,6 +25,10 @@ class Learner(Protocol):
         """One update; scalars stay on the device."""
         ...
 
+    def limits(self) -> Mapping[str, tuple[float, str]]:
+        """Scalars of `update` that must stay below a bound: (bound, what it is and what to try)."""
+        ...
+
     def training_state(self) -> dict[str, Any]: ...
 
     def load_training_state(self, state: Mapping[str, Any], /) -> None: ...
@@ -36,8 +40,21 @@ class Dataset(Protocol):
     def sample(self, batch_size: int, /) -> Any: ...
 
 
+@runtime_checkable
+class GrowingDataset(Dataset, Protocol):
+    """A dataset that changes during training, and what is saved of it."""
+
+    def scalars(self) -> Mapping[str, float]:
+        """What the log says of it."""
+        ...
+
+    def training_state(self) -> dict[str, Any]: ...
+
+    def load_training_state(self, state: Mapping[str, Any], /) -> None: ...
+
+
 class DivergedError(RuntimeError):
-    """A loss or a value of the training is no longer a number."""
+    """A loss or a value of the training is no longer a number, or beyond its limit."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +74,17 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a run is, and what happens how often, counted in updates."""
+    """How long a run is, and what happens how often, counted in updates.
+
+    At `milestone` the run is evaluated and saved as well.
+    """
 
     steps: int
     batch_size: int
     log_every: int
     eval_every: int
     checkpoint_every: int
+    milestone: int | None = None
 
 
 Evaluate = Callable[[int], Evaluation]
@@ -122,14 +143,16 @@ class TrainingLoop:
         self.load(self.run.load_checkpoint("last"))
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Go on from what `state` gave, and a dataset that grows from what is beside it."""
         self.learner.load_training_state(state["learner"])
+        if isinstance(self.dataset, GrowingDataset) and "dataset" in state:
+            self.dataset.load_training_state(state["dataset"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.evaluations = [Evaluation(**e) for e in state["evaluations"]]
         self.random_state.load(state["rng"])
 
     def state(self) -> dict[str, Any]:
-        """Everything that `load` needs."""
+        """Everything that `load` needs, but for a dataset that grows."""
         return {
             "learner": self.learner.training_state(),
             "step": self.step,
@@ -142,12 +165,12 @@ class TrainingLoop:
         """Train to the end and return all evaluations.
 
         Raises:
-            DivergedError: if a scalar becomes NaN or infinite.
+            DivergedError: if a scalar becomes NaN or infinite, or passes the learner's limit.
             Interrupted: after SIGINT or SIGTERM, with the checkpoint written.
         """
         self.open_logs()
         if self.step == 0:
-            self.save_last()
+            self.run.save_checkpoint("last", self.state())
         bar = tqdm(
             total=self.schedule.steps,
             initial=self.step,
@@ -177,7 +200,7 @@ class TrainingLoop:
         """The next step at which something other than an update happens."""
         s = self.schedule
         return min(
-            s.steps,
+            *(n for n in (s.steps, s.milestone) if n is not None and n > self.step),
             *((self.step // n + 1) * n for n in (s.log_every, s.eval_every, s.checkpoint_every)),
         )
 
@@ -194,30 +217,37 @@ class TrainingLoop:
 
     def record(self, values: Mapping[str, Any], updates: int, seconds: float) -> None:
         """Count the seconds of some updates; check what the last gave, log it if that is due."""
-        self.check_finite(values)
+        self.check_diverged(values)
         self.seconds += seconds
         if values and self.step % self.schedule.log_every == 0:
-            self.run.log(self.step, {**values, "time/updates_per_second": updates / seconds})
+            grown = self.dataset.scalars() if isinstance(self.dataset, GrowingDataset) else {}
+            speed = updates / seconds
+            self.run.log(self.step, {**values, **grown, "time/updates_per_second": speed})
 
     def update_once(self, most: int) -> tuple[int, Mapping[str, torch.Tensor]]:
         """The plain `advance`."""
         return 1, self.learner.update(self.dataset.sample(self.schedule.batch_size))
 
-    def check_finite(self, scalars: Mapping[str, float]) -> None:
-        """Raise DivergedError, before anything is saved, if a scalar is NaN or infinite."""
+    def check_diverged(self, scalars: Mapping[str, float]) -> None:
+        """Raise DivergedError, before anything is saved, if a scalar is not what it may be."""
+        limits = self.learner.limits()
         for name, value in scalars.items():
-            if not math.isfinite(value):
-                raise DivergedError(
-                    f"training diverged: {name} is {value} at step {self.step}; the last finite "
-                    f"state is {self.run.checkpoint_path('last')}; try a smaller learning rate"
-                )
+            bound, meaning = limits.get(name, (math.inf, ""))
+            if math.isfinite(value) and abs(value) <= bound:
+                continue
+            limit = f", its limit {bound:.6g}" if name in limits else ""
+            raise DivergedError(
+                f"training diverged: {name} is {value:.6g} at step {self.step}{limit}; the last "
+                f"state before is {self.run.checkpoint_path('last')}; "
+                f"{meaning or 'try a smaller learning rate'}"
+            )
 
     def after_updates(self, bar: Any) -> None:
         """Evaluate and save, where that is due."""
-        last = self.step == self.schedule.steps
-        if last or self.step % self.schedule.eval_every == 0:
+        due = self.step in (self.schedule.steps, self.schedule.milestone)
+        if due or self.step % self.schedule.eval_every == 0:
             bar.set_postfix_str(f"score {self.assess().score:.1f}")
-        if last or self.step % self.schedule.checkpoint_every == 0:
+        if due or self.step % self.schedule.checkpoint_every == 0:
             self.save_last()
 
     def assess(self) -> Evaluation:
@@ -242,7 +272,10 @@ class TrainingLoop:
     def save_last(self) -> None:
         """Metrics first: rows beyond a checkpoint are dropped later, those before must be there."""
         self.run.flush_metrics()
-        self.run.save_checkpoint("last", self.state())
+        state = self.state()
+        if isinstance(self.dataset, GrowingDataset):
+            state["dataset"] = self.dataset.training_state()
+        self.run.save_checkpoint("last", state)
 
     def stop(self, signum: int) -> None:
         """Save and leave."""

@@ -7,6 +7,7 @@ import torch
 from gymnasium.spaces import Box
 
 from cmpolicy.datasets import Batch, TransitionDataset, check_fits, n_step
+from cmpolicy.datasets.transitions import discounted_returns
 from cmpolicy.errors import InputError
 
 FIELDS = Batch._fields
@@ -258,3 +259,22 @@ def test_one_step_transitions_are_the_transitions() -> None:
         assert torch.equal(one, other)
     with pytest.raises(InputError, match="at least 1"):
         n_step(dataset, 0, 0.99)
+
+
+@pytest.mark.parametrize("lengths", [[5], [1, 1, 1], [3, 8, 1, 17, 2], [64, 33]])
+def test_discounted_returns_equal_a_walk_from_behind(lengths):
+    ends = np.isin(np.arange(sum(lengths)), np.cumsum(lengths) - 1)
+    rng = np.random.default_rng(0)
+    data = TransitionDataset.from_arrays(
+        rng.normal(size=(len(ends), 2)),
+        np.zeros((len(ends), 1)),
+        rng.normal(size=len(ends)),
+        ends,
+        next_observations=np.zeros((len(ends), 2)),
+    )
+    following, expected = 0.0, []
+    for reward, end in reversed(list(zip(data.rewards, data.episode_ends, strict=True))):
+        following = float(reward) + (0.0 if end else 0.9 * following)
+        expected.append(following)
+    found = discounted_returns(data.rewards, data.episode_ends, 0.9)
+    torch.testing.assert_close(found, torch.tensor(expected[::-1]))

@@ -36,6 +36,8 @@ def test_the_picture_shows_curve_band_and_data(tmp_path: Path) -> None:
     lined = draw(path, [10.0, 50.0, 60.0], [5.0, 5.0, 9.0], data_mean=30.0)
     assert (flat != banded).any(-1).mean() > 0.02
     assert (banded != lined).any(-1).sum() > 300
+    marked = draw(path, [10.0, 50.0, 60.0], [5.0, 5.0, 9.0], online_from=2000)
+    assert (banded != marked).any(-1).sum() > 100
 
 
 @pytest.mark.parametrize("scores", [[3.0], [3.0, 3.0]])

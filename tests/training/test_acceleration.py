@@ -141,6 +141,7 @@ def test_auto() -> None:
     assert resolve_acceleration("auto", agent, CPU, WORTH_COMPILING) == "compile"
     assert resolve_acceleration("auto", agent, CPU, WORTH_COMPILING - 1) == "off"
     assert resolve_acceleration("auto", agent, gpu, 1) == "graph"
+    assert resolve_acceleration("auto", agent, gpu, 1, growing=True) == "off"
     assert resolve_acceleration("auto", other, gpu, WORTH_COMPILING) == "off"
     assert resolve_acceleration("off", other, gpu, 1) == "off"
     assert resolve_acceleration("compile", agent, CPU, 1) == "compile"
@@ -151,6 +152,8 @@ def test_what_cannot_be_is_refused() -> None:
     other: Any = object()
     with pytest.raises(InputError, match="graph is for CUDA, got device cpu"):
         resolve_acceleration("graph", agent, CPU, 1)
+    with pytest.raises(InputError, match="graph is for data that does not grow"):
+        resolve_acceleration("graph", agent, torch.device("cuda"), 1, growing=True)
     with pytest.raises(InputError, match="accelerate=compile is for a single agent"):
         resolve_acceleration("compile", other, CPU, 1)
     with pytest.raises(ValueError, match="unknown accelerate 'jit', expected one of auto, graph"):

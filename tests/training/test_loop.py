@@ -39,6 +39,9 @@ class Learner:
             os.kill(os.getpid(), self.signum)
         return {"loss": self.weight.square()}
 
+    def limits(self) -> dict[str, tuple[float, str]]:
+        return {"height": (3.0, "as high as the tower; try to climb less")}
+
     def training_state(self) -> dict[str, Any]:
         return {"weight": self.weight}
 
@@ -148,6 +151,18 @@ def test_the_end_is_evaluated_and_saved_even_if_nothing_is_due(tmp_path: Path) -
     assert loop.run.load_checkpoint("best")["step"] == 7
 
 
+def test_a_milestone_is_evaluated_and_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: TrainingLoop
+) -> None:
+    loop = make(tmp_path, Learner(), Schedule(30, 4, 4, 12, 10, milestone=13))
+    saved: list[int] = []
+    save = loop.save_last
+    monkeypatch.setattr(loop, "save_last", lambda: (saved.append(loop.step), save()))
+    assert [e.step for e in loop.train()] == [12, 13, 24, 30]
+    assert saved == [10, 13, 20, 30]
+    assert torch.equal(loop.learner.weight, uninterrupted.learner.weight)
+
+
 @pytest.mark.parametrize("at", [6, 18, 30])
 def test_best_is_the_highest_evaluation(tmp_path: Path, at: int) -> None:
     learner, weights = Learner(), {}
@@ -199,6 +214,30 @@ def test_a_learner_that_diverged_stops_at_its_last_finite_state(
     assert "\n" not in str(error.value)
     assert loop.run.load_checkpoint("last")["step"] == 10
     assert [int(row["step"]) for row in table(loop.run)] == [4, 6, 8, 12]
+
+
+@pytest.mark.parametrize("height", [3.0, -3.0, 3.1, -3.1])
+def test_a_learner_beyond_its_limit_stops_before_anything_is_saved(
+    tmp_path: Path, height: float
+) -> None:
+    learner = Learner()
+    update = learner.update
+
+    def climbing(batch: Tensor) -> dict[str, Tensor]:
+        return {**update(batch), "height": torch.tensor(height if learner.updates > 12 else 0.0)}
+
+    learner.update = climbing  # type: ignore[method-assign]
+    loop = make(tmp_path, learner)
+    if abs(height) == 3.0:
+        assert loop.train()[-1].step == 30
+        return
+    with pytest.raises(DivergedError) as error:
+        loop.train()
+    assert str(error.value) == (
+        f"training diverged: height is {height} at step 15, its limit 3; the last state before is "
+        f"{tmp_path / 'checkpoints' / 'last.safetensors'}; as high as the tower; try to climb less"
+    )
+    assert loop.run.load_checkpoint("last")["step"] == 10
 
 
 # Stopped and killed ---------------------------------------------------------------------------

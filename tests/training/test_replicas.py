@@ -34,6 +34,9 @@ class Walker:
         self.weight.copy_(torch.sin(self.weight + batch.mean()))
         return {"loss": self.weight.square()}
 
+    def limits(self) -> dict[str, tuple[float, str]]:
+        return {}
+
     def training_state(self) -> dict[str, Any]:
         return {"weight": self.weight}
 
@@ -60,6 +63,9 @@ class Walkers:
         if self.updates == self.signal_at:
             os.kill(os.getpid(), signal.SIGTERM)
         return {"loss": loss}
+
+    def limits(self) -> dict[str, tuple[float, str]]:
+        return {}
 
     def training_state(self) -> dict[str, Any]:
         return {"agents": [walker.training_state() for walker in self.each]}
