@@ -251,7 +251,7 @@ def test_a_seed_that_diverges_is_named_and_the_others_can_go_on(
     with pytest.raises(DivergedError) as error:
         loop.train()
     message = str(error.value)
-    assert message.startswith("seed-8: training diverged: loss is nan at step 15; the last finite")
+    assert message.startswith("seed-8: training diverged: loss is nan at step 15; the last state")
     assert str(loop.seeds[2].run.checkpoint_path("last")) in message
     assert f"resume={tmp_path / 'seeds'}/seed-N" in message
     assert "\n" not in message
