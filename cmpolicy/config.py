@@ -6,7 +6,7 @@ theirs beside their code.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -107,8 +107,13 @@ class RLConfig(RunConfig):
     """Offline reinforcement learning: `python -m cmpolicy.train env=NAME`.
 
     With `online.steps` the agent goes on in the environment afterwards.
+
+    Attributes:
+        seeds: several, trained at once on one device, each as with that `seed` alone: a list, or
+            how many from 0 on; null for `seed`.
     """
 
+    seeds: Any = None
     env: EnvConfig = field(default_factory=EnvConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     agent: Any = MISSING
@@ -119,6 +124,30 @@ class RLConfig(RunConfig):
     def updates(self) -> int:
         """On the data alone, and online."""
         return self.steps + self.online.steps * self.online.updates_per_step
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seeds is None:
+            return
+        if self.seed:
+            raise ValueError(f"give seed or seeds, got seed={self.seed} and seeds={self.seeds}")
+        if type(self.seeds) is int and self.seeds > 0:
+            self.seeds = list(range(self.seeds))
+        whole = isinstance(self.seeds, list) and all(type(seed) is int for seed in self.seeds)
+        if not whole or not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(
+                f"seeds must be a number above 0 or a list of different ones, got {self.seeds}"
+            )
+        for seed in self.seeds:
+            check_seed(seed)
+        if self.online.steps:
+            raise ValueError(
+                f"seeds train on data alone, got online.steps={self.online.steps}; give seed"
+            )
+
+    def each_seed(self) -> list[RLConfig]:
+        """The configurations that would train each of `seeds` alone."""
+        return [replace(self, seed=seed, seeds=None) for seed in self.seeds]
 
 
 @dataclass

@@ -88,6 +88,12 @@ def read_record(directory: RunDirectory) -> Recorded:
         InputError: if it is missing, damaged, or not of an agent's run.
     """
     results = directory.read_results()
+    if "seeds" in results:
+        runs = ", ".join(f"seed-{seed}" for seed in results["seeds"])
+        raise InputError(
+            f"{directory.path} holds a run for each seed; give run={directory.path}/ and one of "
+            f"{runs}"
+        )
     try:
         described = dict(results["environment"])
         references = described.pop("reference_returns")

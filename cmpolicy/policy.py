@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from cmpolicy.action_bounds import BOUNDS, LATENT_STD, ActionBound
 from cmpolicy.atomic_file import write_atomically
 from cmpolicy.consistency.ema import ema_update
-from cmpolicy.consistency.few_step import FewStepSampler, draw_noise
+from cmpolicy.consistency.few_step import FewStepSampler
 from cmpolicy.consistency.losses import LOSSES, Loss
 from cmpolicy.consistency.parameterization import PARAMETERIZATIONS, Parameterization
+from cmpolicy.consistency.randomness import normal
 from cmpolicy.consistency.sampling import check_levels, few_step_levels
 from cmpolicy.errors import InputError
 from cmpolicy.networks.embeddings import EMBEDDINGS
@@ -218,7 +219,7 @@ class ConsistencyPolicy(nn.Module):
         condition = self.normalize(observations)
         shape = (observations.shape[0], self.action_dim)
         if noise is None:
-            noise = draw_noise(shape, condition, generator)
+            noise = normal(shape, condition, generator)
         elif noise.shape not in (shape, whole := (shape[0], sampler.steps, shape[1])):
             raise ValueError(f"noise must have shape {shape} or {whole}, got {tuple(noise.shape)}")
         return self.decode(sampler.sample(self.network, noise, condition, generator))
@@ -262,9 +263,8 @@ class ConsistencyPolicy(nn.Module):
     def update_target(self, progress: Tensor | float = 1.0) -> None:
         """Move the target network of CT towards the online one; nothing to do for iCT."""
         if self.target_network is not None:
-            progress = torch.as_tensor(progress, device=self.obs_mean.device)
-            decay = self.consistency_loss.target_decay(progress)
-            ema_update(self.target_network, self.network, decay)
+            done = torch.as_tensor(progress, device=self.obs_mean.device)
+            ema_update(self.target_network, self.network, self.consistency_loss.target_decay(done))
 
     @torch.inference_mode()
     def act(

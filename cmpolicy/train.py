@@ -1,5 +1,6 @@
 """Train: `python -m cmpolicy.train env=hopper-medium`, or `resume=RUN` to go on.
 
+Several seeds at once: `python -m cmpolicy.train env=hopper-medium seeds=5`, or `seeds=[0,3,7]`.
 Toys: `python -m cmpolicy.train --config-name toy toy=three_gmm loss=scd`. Images:
 `python -m cmpolicy.train --config-name image data=mnist image_loss=edm`, or the same under
 `torchrun --nproc-per-node=N -m cmpolicy.train`.
@@ -7,13 +8,10 @@ Toys: `python -m cmpolicy.train --config-name toy toy=three_gmm loss=scd`. Image
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import logging
-import platform
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from omegaconf import OmegaConf
@@ -24,70 +22,24 @@ from cmpolicy.errors import InputError
 from cmpolicy.front_door import resolve_device, run
 from cmpolicy.image_config import ImageConfig
 from cmpolicy.resume import AnyConfig, resumed_config
-from cmpolicy.run_config import RunConfig
 from cmpolicy.tasks.bandit import BanditTask
 from cmpolicy.tasks.images import ImageTask
 from cmpolicy.tasks.offline_rl import OfflineRL
+from cmpolicy.tasks.offline_rl_seeds import OfflineRLSeeds
+from cmpolicy.tasks.report import Reporter, SeedsReporter, Task
 from cmpolicy.tasks.toys import ToyTask
 from cmpolicy.training.acceleration import accelerated, resolve_acceleration
 from cmpolicy.training.distribution import Ranks
-from cmpolicy.training.loop import (
-    Dataset,
-    Evaluation,
-    GrowingDataset,
-    Learner,
-    Schedule,
-    TrainingLoop,
-)
+from cmpolicy.training.loop import GrowingDataset, Schedule, TrainingLoop
 from cmpolicy.training.precision import resolve_precision, use_precision
+from cmpolicy.training.random_state import RandomState
+from cmpolicy.training.replicas import ReplicaLoop
 from cmpolicy.training.run_directory import RunDirectory, SilentRunDirectory
 
 log = logging.getLogger("cmpolicy")
-PACKAGES = ("cmpolicy", "torch", "numpy", "gymnasium", "mujoco", "minari")
 
 
-class Task(Protocol):
-    """What a domain puts together: a learner, its data, what measures it, what is written of it."""
-
-    @property
-    def learner(self) -> Learner: ...
-
-    @property
-    def dataset(self) -> Dataset: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def run_name(self) -> str:
-        """Task and method, a path below output_dir."""
-        ...
-
-    def evaluate(self, step: int, /) -> Evaluation:
-        """During training; must not draw from torch's global generator."""
-        ...
-
-    def final_score(self) -> Any:
-        """At the end, on fresh seeds: a dataclass that prints as one line."""
-        ...
-
-    def description(self) -> dict[str, Any]:
-        """What a result must say of its data and its method."""
-        ...
-
-    def draw(self, run: RunDirectory, evaluations: list[Evaluation], /) -> Path:
-        """Write the picture of the run and tell where."""
-        ...
-
-    def save_model(self, run: RunDirectory, /) -> None:
-        """Write what can be used without the run."""
-        ...
-
-    def remark(self) -> None:
-        """Log what a reader of the final scores must know."""
-        ...
-
-
-def make_task(config: RunConfig, device: torch.device, ranks: Ranks) -> Task:
+def make_task(config: AnyConfig, device: torch.device, ranks: Ranks) -> Task | OfflineRLSeeds:
     """The task that a configuration describes.
 
     Raises:
@@ -102,8 +54,7 @@ def make_task(config: RunConfig, device: torch.device, ranks: Ranks) -> Task:
     if isinstance(config, ToyConfig):
         bandit = isinstance(find_toy(config.toy), Bandit)
         return BanditTask(config, device) if bandit else ToyTask(config, device)
-    assert isinstance(config, RLConfig)
-    return OfflineRL(config, device)
+    return OfflineRL(config, device) if config.seeds is None else OfflineRLSeeds(config, device)
 
 
 def train(config: AnyConfig, overrides: list[str]) -> None:
@@ -140,17 +91,14 @@ def train_together(config: AnyConfig, resume: str | None, ranks: Ranks) -> None:
 
     open_run = RunDirectory if ranks.main else SilentRunDirectory
     directory = open_run.existing(resume) if resume else open_run(run_path(config, task))
-    reporter = Reporter(task, directory, {"precision": precision, "acceleration": acceleration})
-    loop = TrainingLoop(
-        task.learner,
-        task.dataset,
-        task.evaluate,
-        directory,
-        schedule_of(config),
-        on_evaluation=reporter.progress if ranks.main else None,
-        advance=accelerated(task.learner, task.dataset, config.batch_size, acceleration, precision),
-        progress_bar=config.progress and ranks.main,
-        ranks=ranks,
+    computing = {"precision": precision, "acceleration": acceleration}
+    loop, reporter = (
+        seeds_loop(task, directory, computing)
+        if isinstance(task, OfflineRLSeeds)
+        else single_loop(task, config, directory, computing, ranks)
+    )
+    loop.advance = accelerated(
+        task.learner, task.dataset, config.batch_size, acceleration, precision
     )
     begin(loop, config, resume)
     log.info("run: %s   device: %s, %s, %s", directory.path, device, precision, acceleration)
@@ -161,32 +109,88 @@ def train_together(config: AnyConfig, resume: str | None, ranks: Ranks) -> None:
         reporter.finish(loop)
 
 
+def single_loop(
+    task: Task,
+    config: AnyConfig,
+    directory: RunDirectory,
+    computing: dict[str, str],
+    ranks: Ranks,
+    random_state: RandomState | None = None,
+) -> tuple[TrainingLoop, Reporter]:
+    """The loop of a task, and what reports on it."""
+    reporter = Reporter(task, directory, computing)
+    loop = TrainingLoop(
+        task.learner,
+        task.dataset,
+        task.evaluate,
+        directory,
+        schedule_of(config),
+        on_evaluation=reporter.progress if ranks.main else None,
+        progress_bar=config.progress and ranks.main,
+        ranks=ranks,
+        random_state=random_state,
+    )
+    return loop, reporter
+
+
+def seeds_loop(
+    task: OfflineRLSeeds, directory: RunDirectory, computing: dict[str, str]
+) -> tuple[ReplicaLoop, SeedsReporter]:
+    """The loop of several seeds around those of each, whose runs are below the run directory."""
+    config = task.config
+    runs = [RunDirectory(directory.path / f"seed-{seed}") for seed in task.seeds]
+    parts = [
+        single_loop(one, config, run, computing, Ranks(), state)
+        for run, one, state in zip(runs, task.tasks, task.random_states, strict=True)
+    ]
+    reporter = SeedsReporter(task, directory, computing, parts)
+    loop = ReplicaLoop(
+        task.learner,
+        task.dataset,
+        [part for part, _ in parts],
+        directory,
+        schedule_of(config),
+        on_evaluation=reporter.progress,
+        progress_bar=config.progress,
+    )
+    return loop, reporter
+
+
 def begin(loop: TrainingLoop, config: AnyConfig, resume: str | None) -> None:
     """Create the run, or restore it.
 
     Raises:
         InputError: if it cannot be written, or has gone further than it should.
     """
-    config_yaml = OmegaConf.to_yaml(OmegaConf.structured(config))
     if resume is None:
-        loop.run.create(config_yaml)
-        return
-    loop.restore()
-    if loop.step > config.updates:
-        raise InputError(
-            f"{resume} has done {loop.step} updates, more than the {config.updates} of "
-            f"steps={config.steps}; give more steps"
-        )
-    loop.run.write_config(config_yaml)
-    log.info("going on from step %d of %d", loop.step, config.updates)
+        loop.run.create(yaml_of(config))
+    else:
+        loop.restore()
+        if loop.step > config.updates:
+            raise InputError(
+                f"{resume} has done {loop.step} updates, more than the {config.updates} of "
+                f"steps={config.steps}; give more steps"
+            )
+        loop.run.write_config(yaml_of(config))
+        log.info("going on from step %d of %d", loop.step, config.updates)
+    if isinstance(loop, ReplicaLoop):
+        assert isinstance(config, RLConfig)
+        for part, alone in zip(loop.seeds, config.each_seed(), strict=True):
+            part.run.write_config(yaml_of(replace(alone, run_dir=str(part.run.path))))
 
 
-def run_path(config: RunConfig, task: Task) -> Path:
-    """`run_dir`, or output_dir/task/method-seed-time."""
+def yaml_of(config: AnyConfig) -> str:
+    """What config.yaml holds."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def run_path(config: AnyConfig, task: Task | OfflineRLSeeds) -> Path:
+    """`run_dir`, or output_dir/task/method-seed-time; method-5seeds-time for five."""
     if config.run_dir is not None:
         return Path(config.run_dir)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path(config.output_dir) / f"{task.run_name()}-seed{config.seed}-{now}"
+    seed = f"{len(task.seeds)}seeds" if isinstance(task, OfflineRLSeeds) else f"seed{config.seed}"
+    return Path(config.output_dir) / f"{task.run_name()}-{seed}-{now}"
 
 
 def schedule_of(config: AnyConfig) -> Schedule:
@@ -199,64 +203,6 @@ def schedule_of(config: AnyConfig) -> Schedule:
         checkpoint_every=config.checkpoint_every,
         milestone=config.steps if config.updates > config.steps else None,
     )
-
-
-class Reporter:
-    """Writes results.json and the learning curve, and says at the end what came out."""
-
-    def __init__(self, task: Task, run: RunDirectory, computing: dict[str, str]) -> None:
-        self.task, self.run, self.computing = task, run, computing
-
-    def write(self, finished: bool, speed: float, **parts: Any) -> None:
-        """results.json."""
-        self.run.write_results(
-            {
-                **self.task.description(),
-                "finished": finished,
-                **parts,
-                "updates_per_second": round(speed, 1),
-                "device": str(self.task.device),
-                **self.computing,
-                "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU threads",
-                "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-                "versions": {name: version(name) for name in PACKAGES},
-            }
-        )
-
-    def progress(self, evaluations: list[Evaluation], speed: float) -> None:
-        """After an evaluation during training."""
-        history = [{"step": e.step, **e.scalars} for e in evaluations]
-        self.write(False, speed, evaluations=history)
-        if evaluations:
-            self.task.draw(self.run, evaluations)
-
-    def finish(self, loop: TrainingLoop) -> None:
-        """Evaluate the last and the best checkpoint on fresh seeds, and report both, apart."""
-        evaluations = loop.evaluations
-        last_score = self.task.final_score()
-        best = self.run.load_checkpoint("best")
-        loop.learner.load_training_state(best["learner"])
-        best_score = self.task.final_score()
-        loop.restore()
-        self.task.save_model(self.run)
-        self.write(
-            True,
-            loop.updates_per_second,
-            last={"step": loop.step, **dataclasses.asdict(last_score)},
-            best={
-                "step": best["step"],
-                **dataclasses.asdict(best_score),
-                "chosen_by": f"highest of {len(evaluations)} evaluations during training, "
-                "evaluated again on fresh seeds",
-            },
-            evaluations=[{"step": e.step, **e.scalars} for e in evaluations],
-        )
-        picture = self.task.draw(self.run, evaluations)
-        log.info("last checkpoint:  %s", last_score)
-        log.info("best checkpoint:  %s (step %d)", best_score, best["step"])
-        self.task.remark()
-        print(f"picture: {picture}")
-        print(f"run: {self.run.path}")
 
 
 def main() -> None:

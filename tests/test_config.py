@@ -113,6 +113,7 @@ WRONG = [
         "log_every=0",
     ),
     *("checkpoint_every=0", "eval.every=0", "eval.episodes=0", "eval.final_episodes=0", "seed=x"),
+    *("seeds=0", "seeds=[]", "seeds=[1,1]", "seeds=[-1]", "seeds=x", "seeds=1.5", "seeds=true"),
     *("progress=perhaps", "env.reward=[1]", "env.colour=red", "agent.colour=red", "colour=red"),
     *("agent.eta=high", "agent.eta=-1", "agent.tau=0", "agent.discount=1", "agent.learning_rate=0"),
     *(
@@ -135,6 +136,20 @@ UNCHECKED = [
 def test_what_is_wrong_is_refused(override: str) -> None:
     with pytest.raises((OmegaConfBaseException, hydra.errors.HydraException, ValueError)):
         compose("env=hopper-medium", override)
+
+
+def test_seeds_are_a_list_or_how_many() -> None:
+    assert compose("env=hopper-medium").seeds is None
+    assert compose("env=hopper-medium", "seeds=3").seeds == [0, 1, 2]
+    config = compose("env=hopper-medium", "seeds=[7,2]", "agent.eta=0.5")
+    assert [(one.seed, one.seeds, one.agent.eta) for one in config.each_seed()] == [
+        (7, None, 0.5),
+        (2, None, 0.5),
+    ]
+    with pytest.raises(ValueError, match="give seed or seeds, got seed=1 and seeds=2"):
+        compose("env=hopper-medium", "seed=1", "seeds=2")
+    with pytest.raises(ValueError, match=r"seeds train on data alone, got online.steps=5"):
+        compose("env=hopper-medium", "online.steps=5", "seeds=2")
 
 
 @pytest.mark.parametrize("override", UNCHECKED)

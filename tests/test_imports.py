@@ -109,4 +109,4 @@ def test_rooms_are_small_and_named_for_what_they_hold(file: Path) -> None:
 
 
 def test_the_house_has_few_files() -> None:
-    assert len([f for f in FILES if f.name != "__init__.py"]) <= 93
+    assert len([f for f in FILES if f.name != "__init__.py"]) <= 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -19,6 +20,7 @@ from cmpolicy.errors import InputError
 from cmpolicy.policy import ConsistencyPolicy, PolicyConfig
 
 M = TypeVar("M", bound=nn.Module)
+F = TypeVar("F", bound=Callable[..., Any])
 FloatArray = npt.NDArray[np.float32]
 Metrics = dict[str, Tensor]  # scalars on the device; nobody reads them between two logs
 LossFunction = Callable[..., tuple[Tensor, Metrics]]  # a pure function of modules and inputs
@@ -73,6 +75,8 @@ class Agent(nn.Module):
         average_policy: its exponential moving average, which acts.
         candidates: actions drawn when acting, of which one is taken.
         differentiate: gives the gradients of a loss; it may be replaced by a faster form.
+        vectorize: maps a function of this agent's modules and a batch over seeds, where there are
+            several, see `cmpolicy.agents.stack`; the function itself for one.
         step: number of updates done, () int64 on the device.
         total_steps: length K of the training, for curricula.
     """
@@ -95,6 +99,7 @@ class Agent(nn.Module):
         self.total_steps = total_steps
         self.candidates = 1
         self.differentiate = differentiate
+        self.vectorize: Callable[[F], F] = itself
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
@@ -125,11 +130,12 @@ class Agent(nn.Module):
         """
         optimizer = self.optimizers[name]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients, metrics = self.differentiate(loss, parameters, *inputs)
+        gradients, metrics = self.differentiate(self.vectorize(loss), parameters, *inputs)
+        if self.config.max_grad_norm > 0:
+            clip = functools.partial(clip_norm, self.config.max_grad_norm)
+            gradients = self.vectorize(clip)(*gradients)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        if self.config.max_grad_norm > 0:
-            nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm, foreach=True)
         optimizer.step()
         return metrics
 
@@ -201,9 +207,27 @@ class Agent(nn.Module):
 def differentiate(
     loss: LossFunction, parameters: Sequence[Tensor], *inputs: Any
 ) -> tuple[tuple[Tensor, ...], Metrics]:
-    """The gradients of `loss(*inputs)` with respect to `parameters`, and its metrics."""
+    """The gradients of `loss(*inputs)` with respect to `parameters`, and its metrics.
+
+    Where the loss is a vector of several seeds' losses, of parameters of their own, each gets its
+    gradient.
+    """
     value, metrics = loss(*inputs)
-    return torch.autograd.grad(value, parameters), metrics
+    gradients = torch.autograd.grad(value.sum(), parameters)
+    # On a CPU the fused Adam reads a gradient in the order of memory, whatever its strides.
+    return tuple(gradient.contiguous() for gradient in gradients), metrics
+
+
+def itself(function: F) -> F:
+    """What `vectorize` is for one seed."""
+    return function
+
+
+def clip_norm(max_norm: float, *gradients: Tensor) -> tuple[Tensor, ...]:
+    """Gradients scaled down, if need be, such that the norm of all of them is `max_norm`."""
+    norms = torch.stack([torch.linalg.vector_norm(g) for g in gradients])
+    scale = (max_norm / (torch.linalg.vector_norm(norms) + 1e-6)).clamp(max=1.0)
+    return tuple(gradient * scale for gradient in gradients)
 
 
 def frozen_copy(module: M) -> M:

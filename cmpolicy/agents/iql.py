@@ -103,7 +103,7 @@ class ConsistencyIQL(CriticAgent):
     def update(self, batch: Batch) -> Metrics:
         """Algorithm 1: the value function, the critics, their targets; then the actor."""
         with torch.no_grad():
-            q = self.value(batch.observations, batch.actions)
+            q = self.vectorize(self.value)(batch.observations, batch.actions)
         value_metrics = self.minimize("state_critic", self.state_value_loss, batch, q)
         critic_metrics = self.minimize("critic", self.critic_loss, batch)
         ema_update(self.target_critic, self.critic, 1 - self.config.tau)

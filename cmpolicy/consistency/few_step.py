@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cmpolicy.consistency.parameterization import Network, Parameterization
+from cmpolicy.consistency.randomness import normal
 from cmpolicy.consistency.sampling import check_levels
 
 
@@ -74,7 +75,7 @@ class FewStepSampler(nn.Module):
         x = self.sigma_max * given[0] if self.squash else given[0]
         for i, c in enumerate(self.coefficients):
             if i > 0:
-                z = given[i] if i < len(given) else draw_noise(x.shape, x, generator)
+                z = given[i] if i < len(given) else normal(x.shape, x, generator)
                 x = torch.add(x, z, alpha=self.spread[i])
             x = x.tanh() if self.squash else x
             level = levels[i].expand(batch, *levels.shape[1:])
@@ -120,10 +121,3 @@ class EulerSampler(FewStepSampler):
             raw = network(c.c_in * x, level, condition)
             x = torch.add(c.c_skip * x, raw, alpha=c.c_out)
         return x
-
-
-def draw_noise(
-    shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
-    """z ~ N(0, 1) of a shape, with the device and the dtype of `like`."""
-    return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,13 +29,63 @@ Randomness = torch.Generator | Draws | None
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
+class Request(NamedTuple):
+    """What is wanted of a generator."""
+
+    law: str  # "normal_" or "uniform_", as tensors fill themselves
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    def fill(self, out: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw into `out`, of this shape: bit for bit what torch.randn or torch.rand would draw."""
+        filled: Tensor = getattr(out, self.law)(generator=generator)
+        return filled
+
+
+Source = Callable[[Request], Tensor]
+
+
+class GlobalGenerator:
+    """Torch's global generator, or what stands in for it while `drawing_from` is entered."""
+
+    substitute: ClassVar[Source | None] = None
+
+
+@contextmanager
+def drawing_from(source: Source) -> Iterator[None]:
+    """Let `source` answer what would be drawn from torch's global generator."""
+    before, GlobalGenerator.substitute = GlobalGenerator.substitute, source
+    try:
+        yield
+    finally:
+        GlobalGenerator.substitute = before
+
+
+def normal(
+    shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """z ~ N(0, 1) of a shape, with the device and the dtype of `like`."""
+    if generator is None and GlobalGenerator.substitute is not None:
+        return GlobalGenerator.substitute(Request("normal_", shape, like.dtype, like.device))
+    return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
+def uniform(
+    shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Numbers of [0, 1) of a shape, with the device and the dtype of `like`."""
+    if generator is None and GlobalGenerator.substitute is not None:
+        return GlobalGenerator.substitute(Request("uniform_", shape, like.dtype, like.device))
+    return torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
 def draw(x0: Tensor, randomness: Randomness = None) -> Draws:
     """The draws for x0 (B, …), in its dtype and on its device."""
     if isinstance(randomness, Draws):
         return randomness
-    noise = torch.randn(x0.shape, generator=randomness, device=x0.device, dtype=x0.dtype)
-    uniform = torch.rand(x0.shape[0], generator=randomness, device=x0.device, dtype=x0.dtype)
-    return Draws(noise, uniform)
+    noise = normal(x0.shape, x0, randomness)
+    return Draws(noise, uniform(x0.shape[:1], x0, randomness))
 
 
 def normal_like(x: Tensor, generators: Generators) -> Tensor:
@@ -44,10 +95,74 @@ def normal_like(x: Tensor, generators: Generators) -> Tensor:
         generators: one, or B of them, on any device.
     """
     if not isinstance(generators, Sequence):
-        return torch.randn(x.shape, generator=generators, device=x.device, dtype=x.dtype)
+        return normal(x.shape, x, generators)
     if len(generators) != len(x):
         raise ValueError(f"got {len(generators)} generators for {len(x)} samples")
     rows = [
         torch.randn(x.shape[1:], generator=g, device=g.device, dtype=x.dtype) for g in generators
     ]
     return torch.stack(rows).to(x.device)
+
+
+def requests_of(function: Callable[[], object]) -> list[Request]:
+    """What `function` would draw from torch's global generator, which is left as it is."""
+    requests: list[Request] = []
+    generators: dict[torch.device, torch.Generator] = {}
+
+    def note(request: Request) -> Tensor:
+        requests.append(request)
+        if request.device not in generators:
+            generators[request.device] = torch.Generator(request.device).manual_seed(0)
+        out = torch.empty(request.shape, dtype=request.dtype, device=request.device)
+        return request.fill(out, generators[request.device])
+
+    with drawing_from(note):
+        function()
+    return requests
+
+
+class Tape:
+    """All that one update draws, for R seeds, drawn before it.
+
+    Each seed has a generator of its own, and draws from it what it would draw alone. An update
+    reads the tape from its beginning to its end; the tensors stay where they are in memory.
+
+    Attributes:
+        requests: what an update of one seed draws, in order.
+        numbers: the numbers, each (R, …).
+    """
+
+    def __init__(self, requests: Sequence[Request], seeds: int) -> None:
+        self.requests = list(requests)
+        self.numbers = [
+            torch.empty(seeds, *r.shape, dtype=r.dtype, device=r.device) for r in self.requests
+        ]
+        self.position = 0
+
+    def record(self, generators: Sequence[torch.Generator]) -> None:
+        """Draw the next update's numbers, and wind back to the beginning."""
+        for request, numbers in zip(self.requests, self.numbers, strict=True):
+            for row, generator in zip(numbers, generators, strict=True):
+                request.fill(row, generator)
+        self.position = 0
+
+    def source(self, numbers: Sequence[Tensor]) -> Source:
+        """What answers with `numbers`: those of the tape, or one seed's part of them."""
+
+        def read(request: Request) -> Tensor:
+            if self.position >= len(self.requests) or self.requests[self.position] != request:
+                raise RuntimeError(
+                    f"draw {self.position} of the update is {request}, which the first update had "
+                    "not; seeds are stacked where every update draws the same"
+                )
+            self.position += 1
+            return numbers[self.position - 1]
+
+        return read
+
+    def check_read(self) -> None:
+        """Raise RuntimeError unless an update has read the tape to its end."""
+        if self.position != len(self.requests):
+            raise RuntimeError(
+                f"the update drew {self.position} times from a tape of {len(self.requests)}"
+            )

@@ -198,8 +198,18 @@ class TransitionDataset:
 
         `generator` must live on that device. Nothing here waits for the device.
         """
-        index = torch.randint(len(self), (batch_size,), generator=generator, device=self.device)
-        return Batch(*(column.index_select(0, index) for column in self.transitions))
+        return self.at(self.draw_index(batch_size, generator))
+
+    def draw_index(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+        """Which transitions `sample` takes, (batch_size,) int64."""
+        return torch.randint(len(self), (batch_size,), generator=generator, device=self.device)
+
+    def at(self, index: Tensor) -> Batch:
+        """The transitions of an index of any shape, (…): each column is (…) or (…, dim)."""
+        flat = index.flatten()
+        return Batch(
+            *(c.index_select(0, flat).view(*index.shape, *c.shape[1:]) for c in self.transitions)
+        )
 
     def to(self, device: torch.device | str) -> TransitionDataset:
         """The same dataset on `device`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
@@ -38,13 +39,14 @@ class OfflineRL:
         learner: the agent.
         env: the evaluation environment.
         references: D4RL's (minimum, maximum) return, or None.
+        seeds_at_once: how many share the device and the time of an update.
 
     Raises:
         InputError: for anything that does not exist or fit.
     """
 
     def __init__(self, config: RLConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self.seeds_at_once = config, device, 1
         env = config.env
         if config.dataset.path is None and not (env.d4rl_id or env.minari_id):
             raise InputError(
@@ -70,6 +72,13 @@ class OfflineRL:
         if config.online.steps:
             self.dataset = OnlineData(config, self.learner, data, self.env, transform)
         self.announce()
+
+    def beside(self, config: RLConfig) -> OfflineRL:
+        """The same task for another seed: an agent of its own, the same data and environment."""
+        task = copy.copy(self)
+        task.config = config
+        task.learner = build_agent(config, self.spaces).to(self.device)
+        return task
 
     def announce(self) -> None:
         """Say what is trained on what; loudly, where scores do not compare."""
@@ -129,17 +138,29 @@ class OfflineRL:
         elif not self.info.comparable:
             log.warning("these scores are NOT comparable with published ones.")
 
-    def draw(self, run: RunDirectory, evaluations: list[Evaluation]) -> Path:
-        """Write learning_curve.png."""
+    def draw(
+        self,
+        run: RunDirectory,
+        evaluations: list[Evaluation],
+        error: str | None = None,
+        remark: str = "",
+    ) -> Path:
+        """Write learning_curve.png.
+
+        Args:
+            error: the scalar to draw as error; that over episodes if not given.
+            remark: at the end of the title.
+        """
         normalized = self.references is not None
         key = "eval/score_standard_error" if normalized else "eval/return_standard_error"
         path = run.path / "learning_curve.png"
+        data = f"{self.info.dataset_id} ({self.info.source})"
         draw_learning_curve(
             path,
             [e.step for e in evaluations],
             [e.score for e in evaluations],
-            [e.scalars[key] for e in evaluations],
-            title=f"{self.config.agent.name} on {self.info.dataset_id} ({self.info.source})",
+            [e.scalars[error or key] for e in evaluations],
+            title=f"{self.config.agent.name} on {data}{remark}",
             ylabel="normalised score" if normalized else "return",
             data_mean=self.data_score() if np.isfinite(self.info.mean_return) else None,
             online_from=self.config.steps if self.config.online.steps else None,
@@ -159,6 +180,7 @@ class OfflineRL:
             "task": self.config.env.name,
             "agent": self.config.agent.name,
             "seed": self.config.seed,
+            "seeds_at_once": self.seeds_at_once,
             "dataset": dataset,
             **online,
             "environment": {**asdict(self.env), "reference_returns": self.references},

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from cmpolicy.training.distribution import Ranks
 from cmpolicy.training.interruption import Interrupted, InterruptionGuard
+from cmpolicy.training.random_state import GlobalRandomState, RandomState
 from cmpolicy.training.run_directory import RunDirectory
 
 
@@ -95,14 +96,15 @@ OnEvaluation = Callable[[list[Evaluation], float], None]
 class TrainingLoop:
     """Runs a learner to the end of its schedule, from the start or from a checkpoint.
 
-    The random numbers of an update come from torch's global generator, whose state is in the
-    checkpoint; `evaluate` must not draw from it. So a resumed run ends in the same weights as an
-    uninterrupted one, and how often it is evaluated changes nothing.
+    The random numbers of an update come from torch's global generator, or from `random_state`,
+    which is in the checkpoint; `evaluate` must not draw from it. So a resumed run ends in the
+    same weights as an uninterrupted one, and how often it is evaluated changes nothing.
 
     Args:
         on_evaluation: called after each evaluation with all of them and the updates a second.
         advance: makes the updates; if not given, one after the other.
         ranks: the processes that do the same; all evaluate, and stop after the same update.
+        random_state: whose state belongs to the run; torch's global generators if not given.
     """
 
     def __init__(
@@ -117,12 +119,14 @@ class TrainingLoop:
         advance: Advance | None = None,
         progress_bar: bool = True,
         ranks: Ranks = Ranks(),  # noqa: B008  # frozen
+        random_state: RandomState | None = None,
     ) -> None:
         self.learner, self.dataset, self.evaluate = learner, dataset, evaluate
         self.run, self.schedule, self.ranks = run, schedule, ranks
         self.on_evaluation = on_evaluation
         self.advance = advance or self.update_once
         self.progress_bar = progress_bar
+        self.random_state = random_state or GlobalRandomState(ranks)
         self.step = 0
         self.seconds = 0.0  # spent in updates, over all sittings
         self.evaluations: list[Evaluation] = []
@@ -136,28 +140,25 @@ class TrainingLoop:
         """Go on from checkpoints/last; a run killed before its first one begins again."""
         if not self.run.checkpoint_path("last").exists():
             return
-        state = self.run.load_checkpoint("last")
+        self.load(self.run.load_checkpoint("last"))
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave, and a dataset that grows from what is beside it."""
         self.learner.load_training_state(state["learner"])
         if isinstance(self.dataset, GrowingDataset) and "dataset" in state:
             self.dataset.load_training_state(state["dataset"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.evaluations = [Evaluation(**e) for e in state["evaluations"]]
-        torch.set_rng_state(state["rng"]["cpu"])
-        if torch.cuda.is_available() and state["rng"]["cuda"]:
-            if self.ranks.size > 1:  # all draw as the first does, which has written
-                torch.cuda.set_rng_state(state["rng"]["cuda"][0])
-            else:
-                torch.cuda.set_rng_state_all(state["rng"]["cuda"])
+        self.random_state.load(state["rng"])
 
     def state(self) -> dict[str, Any]:
-        """Everything that `restore` needs, but for a dataset that grows."""
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        """Everything that `load` needs, but for a dataset that grows."""
         return {
             "learner": self.learner.training_state(),
             "step": self.step,
             "seconds": self.seconds,
             "evaluations": [asdict(e) for e in self.evaluations],
-            "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "rng": self.random_state.state(),
         }
 
     def train(self) -> list[Evaluation]:
@@ -167,7 +168,7 @@ class TrainingLoop:
             DivergedError: if a scalar becomes NaN or infinite, or passes the learner's limit.
             Interrupted: after SIGINT or SIGTERM, with the checkpoint written.
         """
-        self.run.open_logs(self.step)
+        self.open_logs()
         if self.step == 0:
             self.run.save_checkpoint("last", self.state())
         bar = tqdm(
@@ -192,7 +193,7 @@ class TrainingLoop:
                     if signum:
                         self.stop(signum)
         finally:
-            self.run.close_logs()
+            self.close_logs()
         return self.evaluations
 
     def next_stop(self) -> int:
@@ -211,14 +212,17 @@ class TrainingLoop:
             done, metrics = self.advance(stop - self.step)
             self.step += done
             bar.update(done)
-        scalars = {name: float(value) for name, value in metrics.items()}  # waits for the device
-        self.check_diverged(scalars)
-        seconds = time.perf_counter() - begin
+        values = {name: value.tolist() for name, value in metrics.items()}  # waits for the device
+        self.record(values, self.step - first, time.perf_counter() - begin)
+
+    def record(self, values: Mapping[str, Any], updates: int, seconds: float) -> None:
+        """Count the seconds of some updates; check what the last gave, log it if that is due."""
+        self.check_diverged(values)
         self.seconds += seconds
-        if scalars and self.step % self.schedule.log_every == 0:
-            speed = (self.step - first) / seconds
+        if values and self.step % self.schedule.log_every == 0:
             grown = self.dataset.scalars() if isinstance(self.dataset, GrowingDataset) else {}
-            self.run.log(self.step, {**scalars, **grown, "time/updates_per_second": speed})
+            speed = updates / seconds
+            self.run.log(self.step, {**values, **grown, "time/updates_per_second": speed})
 
     def update_once(self, most: int) -> tuple[int, Mapping[str, torch.Tensor]]:
         """The plain `advance`."""
@@ -242,16 +246,28 @@ class TrainingLoop:
         """Evaluate and save, where that is due."""
         due = self.step in (self.schedule.steps, self.schedule.milestone)
         if due or self.step % self.schedule.eval_every == 0:
-            evaluation = self.evaluate(self.step)
-            self.evaluations.append(evaluation)
-            self.run.log(self.step, evaluation.scalars)
-            bar.set_postfix_str(f"score {evaluation.score:.1f}")
-            if evaluation.score >= max(e.score for e in self.evaluations):
-                self.run.save_checkpoint("best", self.state())
-            if self.on_evaluation is not None:
-                self.on_evaluation(self.evaluations, self.updates_per_second)
+            bar.set_postfix_str(f"score {self.assess().score:.1f}")
         if due or self.step % self.schedule.checkpoint_every == 0:
             self.save_last()
+
+    def assess(self) -> Evaluation:
+        """Evaluate, log, and keep the checkpoint if it is the best so far."""
+        evaluation = self.evaluate(self.step)
+        self.evaluations.append(evaluation)
+        self.run.log(self.step, evaluation.scalars)
+        if evaluation.score >= max(e.score for e in self.evaluations):
+            self.run.save_checkpoint("best", self.state())
+        if self.on_evaluation is not None:
+            self.on_evaluation(self.evaluations, self.updates_per_second)
+        return evaluation
+
+    def open_logs(self) -> None:
+        """Begin logging; what a killed run wrote beyond its checkpoint is dropped."""
+        self.run.open_logs(self.step)
+
+    def close_logs(self) -> None:
+        """End logging."""
+        self.run.close_logs()
 
     def save_last(self) -> None:
         """Metrics first: rows beyond a checkpoint are dropped later, those before must be there."""

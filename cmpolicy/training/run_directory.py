@@ -76,7 +76,6 @@ class RunDirectory:
                 "or choose another run_dir="
             )
         try:
-            self.checkpoint_path("last").parent.mkdir(parents=True, exist_ok=True)
             self.write_config(config)
         except OSError as error:
             reason = error.strerror or str(error)
@@ -85,7 +84,8 @@ class RunDirectory:
             ) from error
 
     def write_config(self, config: str) -> None:
-        """Write config.yaml, whole or not at all."""
+        """Write config.yaml, whole or not at all; the directory is made where it is missing."""
+        self.checkpoint_path("last").parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config_path, config.encode())
 
     def open_logs(self, step: int) -> None:

@@ -1,0 +1,153 @@
+"""Updates of several seeds at once against one seed after another: results/replicas.md, .json.
+
+    python benchmarks/replicas.py [agents=[ac,bc]] [seeds=[1,2,5,10]] [rounds=7] [updates=3]
+        [hidden=32] [device=cpu]
+
+Hopper's shapes, batches of 256, one CPU thread. In each round one seed alone and each stack take
+their turn; the gain of N seeds is the median over rounds of N × (time of one update alone)/(time of
+one update of the stack). On a CPU time is that of the process, so that a busy machine counts for
+neither; on a GPU it is the clock's. Data is random: time does not depend on it.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from command_line import read_options
+from omegaconf import OmegaConf
+
+from cmpolicy.agents import Spaces
+from cmpolicy.agents.stack import AgentStack
+from cmpolicy.config import CONFIG_PATH, RLConfig, register_schemas
+from cmpolicy.datasets.transitions import TransitionDataset
+from cmpolicy.tasks.offline_rl import build_agent
+from cmpolicy.tasks.offline_rl_seeds import StackedBatches
+from cmpolicy.training.precision import use_fast_float32_products
+
+DEFAULTS: dict[str, Any] = {
+    "agents": ["ac", "bc", "iql", "diffusion_ql", "ac_ding_jin"], "seeds": [1, 2, 5, 10],
+    "rounds": 7, "updates": 3, "hidden": None, "device": "cpu",
+    "out": str(Path(__file__).resolve().parent / "results"),
+}  # fmt: skip
+SPACES = Spaces(11, [-1.0] * 3, [1.0] * 3)
+
+
+def main(arguments: list[str]) -> None:
+    options = read_options(arguments, DEFAULTS)
+    torch.set_num_threads(1)
+    device = torch.device(options["device"])
+    use_fast_float32_products(device)
+    counts = options["seeds"]
+    rows = [measure(name, counts, options, device) | {"agent": name} for name in options["agents"]]
+    write(rows, options, device)
+
+
+def measure(
+    name: str, counts: list[int], options: dict[str, Any], device: torch.device
+) -> dict[str, Any]:
+    """Milliseconds of an update alone and in stacks, and the gain of each stack."""
+    config, data = configuration(name, options["hidden"]), random_data(device)
+    alone = build_agent(config, SPACES).to(device)
+    prepared = alone.prepare(data)
+    turns: dict[int, Callable[[], object]] = {
+        0: lambda: alone.update(prepared.sample(config.batch_size))
+    }
+    for count in counts:
+        turns[count] = stack_of(config, count, prepared, device)
+    times: dict[int, list[float]] = {count: [] for count in turns}
+    for round_ in range(options["rounds"] + 1):
+        for count, update in turns.items():
+            seconds = seconds_of(update, options["updates"], device)
+            if round_:  # the first one warms up
+                times[count].append(seconds)
+    gains = {
+        count: [count * one / all_ for one, all_ in zip(times[0], times[count], strict=True)]
+        for count in counts
+    }
+    return {
+        "alone_ms": 1e3 * statistics.median(times[0]),
+        "ms": {count: 1e3 * statistics.median(times[count]) for count in counts},
+        "gain": {count: statistics.median(gains[count]) for count in counts},
+    }
+
+
+def stack_of(
+    config: RLConfig, count: int, data: TransitionDataset, device: torch.device
+) -> Callable[[], object]:
+    """An update of `count` seeds, with what it draws."""
+    agents = [build_agent(config, SPACES).to(device) for _ in range(count)]
+    generators = [torch.Generator(device).manual_seed(seed) for seed in range(count)]
+    stack, batches = AgentStack(agents, generators), StackedBatches(data, generators)
+    return lambda: stack.update(batches.sample(config.batch_size))
+
+
+def seconds_of(update: Callable[[], object], updates: int, device: torch.device) -> float:
+    """Of one update."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    begin = clock()
+    for _ in range(updates):
+        update()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (clock() - begin) / updates
+
+
+def configuration(name: str, hidden: int | None) -> RLConfig:
+    """A file of configs/agent/, with layers of another width if `hidden` is given."""
+    register_schemas()
+    with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        config = OmegaConf.to_object(hydra.compose("rl", ["env=hopper-medium", f"agent={name}"]))
+    assert isinstance(config, RLConfig)
+    for part, key in ((config.agent.policy, "hidden"), (config.agent, "critic_hidden")):
+        if hidden is not None and hasattr(part, key):
+            setattr(part, key, [hidden, hidden])
+    return config
+
+
+def random_data(device: torch.device, steps: int = 20_000) -> TransitionDataset:
+    """Transitions of Hopper's shapes."""
+    rng = np.random.default_rng(0)
+    return TransitionDataset.from_arrays(
+        rng.normal(size=(steps, 11)),
+        rng.uniform(-1, 1, size=(steps, 3)),
+        rng.normal(size=steps),
+        np.arange(steps) % 200 == 199,
+    ).to(device)
+
+
+def write(rows: list[dict[str, Any]], options: dict[str, Any], device: torch.device) -> None:
+    """The table, and its numbers."""
+    counts, rounds, out = options["seeds"], options["rounds"], Path(options["out"])
+    what = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    lines = [
+        "# Several seeds at once",
+        "",
+        f"`python {' '.join(['benchmarks/replicas.py', *sys.argv[1:]])}` on {what}, torch "
+        f"{torch.__version__}, one CPU thread: updates/s summed over seeds, as a multiple of those "
+        f"of one seed alone, so of N runs one after another; medians of {rounds} rounds in which "
+        "all take turns, on a machine that others used as well. Above 1 it pays to stack.",
+        "",
+        "| agent | alone, ms | " + " | ".join(f"{c} at once" for c in counts) + " |",
+        "|---|---|" + "---|" * len(counts),
+    ]
+    for row in rows:
+        gains = " | ".join(f"{row['gain'][count]:.2f}" for count in counts)
+        lines.append(f"| `{row['agent']}` | {row['alone_ms']:.1f} | {gains} |")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "replicas.md").write_text("\n".join(lines) + "\n")
+    (out / "replicas.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print("\n".join(lines[4:]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,148 @@
+"""Agents of several seeds that are updated as one: their parameters stacked, their losses mapped.
+
+What differs between seeds is their parameters, what optimisers keep of these, and their random
+numbers. Buffers are the statistics of the data and the count of updates, which all share. Whatever
+happens in place, optimisers and averages, is elementwise and takes stacked parameters as they are;
+losses are mapped over the seeds by `torch.func.vmap`, and their sum differentiated.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from cmpolicy.agents.agent import Agent, Metrics
+from cmpolicy.consistency.randomness import Tape, drawing_from, requests_of
+from cmpolicy.datasets.transitions import Batch
+
+F = TypeVar("F", bound=Callable[..., Any])
+Optimized = tuple[torch.optim.Optimizer, Tensor]  # one of the parameters that it moves
+SHARED = {"step"}  # of Adam's state: the count of updates, which no seed has for itself
+
+
+class AgentStack:
+    """R agents of one configuration that a single `update` trains.
+
+    Each remains an agent by itself, that acts and is saved: its parameters become views into the
+    stacked ones. Alone it would come out the same, up to the order in which products are summed.
+
+    Args:
+        agents: alike but for their parameters, all after the same number of updates; of the
+            buffers, those of the first one hold for all.
+        generators: where each draws from.
+    """
+
+    def __init__(self, agents: Sequence[Agent], generators: Sequence[torch.Generator]) -> None:
+        self.agents, self.generators = list(agents), list(generators)
+        self.stacked = copy.deepcopy(self.agents[0])
+        self.stacked.vectorize = self.over_seeds
+        self.caller = Caller(self.stacked)
+        self.tape: Tape | None = None
+        self.gather()
+
+    def update(self, batch: Batch) -> Metrics:
+        """One update of every seed: batches (R, B, …) → metrics (R,)."""
+        if self.tape is None:
+            probe = copy.deepcopy(self.agents[0])
+            first = Batch(*(column[0] for column in batch))
+            self.tape = Tape(requests_of(lambda: probe.update(first)), len(self.agents))
+        self.tape.record(self.generators)
+        metrics = self.stacked.update(batch)
+        self.tape.check_read()
+        if not self.optimizers_shared:
+            self.share_optimizers()
+        return metrics
+
+    def over_seeds(self, function: F) -> F:
+        """`function` of every seed's modules, inputs (R, …) and draws → its outputs, (R, …)."""
+        tape = self.tape
+        assert tape is not None, "update comes first"
+
+        def of_one(parameters: dict[str, Tensor], numbers: list[Tensor], inputs: Any) -> Any:
+            with drawing_from(tape.source(numbers)):
+                return functional_call(
+                    self.caller, parameters, (function, *inputs), tie_weights=False
+                )
+
+        def of_all(*inputs: Any) -> Any:
+            return vmap(of_one)(self.parameters, tape.numbers, inputs)
+
+        return of_all  # type: ignore[return-value]
+
+    def gather(self) -> None:
+        """Stack the agents' parameters and optimisers' states, as they now are."""
+        rows = [dict(agent.named_parameters()) for agent in self.agents]
+        with torch.no_grad():
+            for name, parameter in self.stacked.named_parameters():
+                parameter.data = torch.stack([row[name] for row in rows])
+                for row, view in zip(rows, parameter.data.unbind(), strict=True):
+                    row[name].data = view
+        for name, buffer in self.agents[0].named_buffers():
+            for agent in (self.stacked, *self.agents):
+                path, _, leaf = name.rpartition(".")
+                setattr(agent.get_submodule(path), leaf, buffer)
+        self.parameters: dict[str, Tensor] = {
+            f"agent.{n}": p for n, p in self.stacked.named_parameters()
+        }
+        for (optimizer, stacked), *own in self.optimized():
+            states = [one.state.get(p, {}) for one, p in own]
+            optimizer.state[stacked] = {
+                key: value.clone() if key in SHARED else torch.stack([s[key] for s in states])
+                for key, value in states[0].items()
+            }
+        self.optimizers_shared = False
+
+    def share_optimizers(self) -> None:
+        """Let the agents' optimisers see their part of the stacked states, which exist by now."""
+        for (optimizer, stacked), *own in self.optimized():
+            for i, (one, p) in enumerate(own):
+                one.state[p] = {
+                    key: value if key in SHARED else value[i]
+                    for key, value in optimizer.state[stacked].items()
+                }
+        self.optimizers_shared = True
+
+    def optimized(self) -> Iterator[tuple[Optimized, ...]]:
+        """Each parameter that an optimiser moves: the stacked one, then every agent's own."""
+        for name in self.stacked.optimizers:
+            optimizers = [agent.optimizers[name] for agent in (self.stacked, *self.agents)]
+            parameters = [
+                [p for group in optimizer.param_groups for p in group["params"]]
+                for optimizer in optimizers
+            ]
+            for row in zip(*parameters, strict=True):
+                yield tuple(zip(optimizers, row, strict=True))
+
+    def limits(self) -> dict[str, tuple[float, str]]:
+        """None of all: each agent has its own."""
+        return {}
+
+    def training_state(self) -> dict[str, Any]:
+        """Everything that a resumed training needs: each agent's own."""
+        return {"agents": [agent.training_state() for agent in self.agents]}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `training_state` gave.
+
+        Raises:
+            InputError: if it is another agent's.
+        """
+        for agent, own in zip(self.agents, state["agents"], strict=True):
+            agent.load_training_state(own)
+        self.gather()
+
+
+class Caller(nn.Module):
+    """An agent as a module whose `forward` calls any function of it, for `functional_call`."""
+
+    def __init__(self, agent: Agent) -> None:
+        super().__init__()
+        self.agent = agent
+
+    def forward(self, function: Callable[..., Any], *inputs: Any) -> Any:
+        return function(*inputs)

@@ -1,0 +1,92 @@
+"""Offline RL for the loop with several seeds at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmpolicy.agents.stack import AgentStack
+from cmpolicy.config import RLConfig
+from cmpolicy.datasets.transitions import Batch, TransitionDataset
+from cmpolicy.tasks.offline_rl import OfflineRL
+from cmpolicy.training.loop import Evaluation
+from cmpolicy.training.random_state import OwnRandomState
+from cmpolicy.training.replicas import standard_error
+from cmpolicy.training.run_directory import RunDirectory
+
+
+class OfflineRLSeeds:
+    """A task for each seed of `config.seeds`, on one dataset, with agents that train as a stack.
+
+    Each begins as it would alone: with the weights and the random numbers of its own seed.
+
+    Attributes:
+        tasks: the seeds' own.
+        random_states: where each draws its data and its noise from.
+        learner: the stack of their agents.
+        dataset: gives it batches.
+
+    Raises:
+        InputError: for anything that does not exist or fit.
+    """
+
+    def __init__(self, config: RLConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.tasks: list[OfflineRL] = []
+        self.random_states: list[OwnRandomState] = []
+        for alone in config.each_seed():
+            torch.manual_seed(alone.seed)
+            task = self.tasks[0].beside(alone) if self.tasks else OfflineRL(alone, device)
+            task.seeds_at_once = len(config.seeds)
+            self.tasks.append(task)
+            self.random_states.append(OwnRandomState(device))
+        generators = [state.generator for state in self.random_states]
+        self.learner = AgentStack([task.learner for task in self.tasks], generators)
+        dataset = self.tasks[0].dataset
+        assert isinstance(dataset, TransitionDataset), "seeds= refuses online.steps"
+        self.dataset = StackedBatches(dataset, generators)
+
+    @property
+    def seeds(self) -> list[int]:
+        """In the order of the stack."""
+        return [task.config.seed for task in self.tasks]
+
+    def run_name(self) -> str:
+        """Task and agent, a path below output_dir."""
+        return self.tasks[0].run_name()
+
+    def description(self) -> dict[str, Any]:
+        """What a result must say of its data and environment."""
+        described = self.tasks[0].description()
+        del described["seed"], described["seeds_at_once"]
+        return {**described, "seeds": self.seeds}
+
+    def draw(self, run: RunDirectory, evaluations: list[Evaluation]) -> Path:
+        """Write learning_curve.png: means over seeds and their standard errors."""
+        title = f", mean of {len(self.tasks)} seeds"
+        return self.tasks[0].draw(run, evaluations, "eval/seed_standard_error", title)
+
+    def summary(self, results: Sequence[dict[str, Any]], checkpoint: str) -> dict[str, Any]:
+        """The scores of all seeds at the ``last`` or their ``best`` checkpoints, and their mean."""
+        unit = "mean_return" if self.tasks[0].references is None else "normalized_score"
+        scores = [float(result[checkpoint][unit]) for result in results]
+        return {
+            unit: sum(scores) / len(scores),
+            "seed_standard_error": standard_error(scores),
+            "by_seed": dict(zip(map(str, self.seeds), scores, strict=True)),
+        }
+
+
+class StackedBatches:
+    """Batches (R, B, …) of one dataset, each seed's drawn from its own generator."""
+
+    def __init__(self, dataset: TransitionDataset, generators: Sequence[torch.Generator]) -> None:
+        self.dataset, self.generators = dataset, list(generators)
+
+    def sample(self, batch_size: int) -> Batch:
+        """For each seed what `TransitionDataset.sample` would give it."""
+        index = [self.dataset.draw_index(batch_size, g) for g in self.generators]
+        return self.dataset.at(torch.stack(index))

@@ -1,0 +1,178 @@
+"""What a task gives the front door, and what is written of its run."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import logging
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from cmpolicy.tasks.offline_rl_seeds import OfflineRLSeeds
+from cmpolicy.training.loop import Dataset, Evaluation, Learner, TrainingLoop
+from cmpolicy.training.run_directory import RunDirectory
+
+log = logging.getLogger("cmpolicy")
+PACKAGES = ("cmpolicy", "torch", "numpy", "gymnasium", "mujoco", "minari")
+
+
+class Described(Protocol):
+    """What is trained, and what is written of it."""
+
+    @property
+    def learner(self) -> Learner: ...
+
+    @property
+    def dataset(self) -> Dataset: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def run_name(self) -> str:
+        """Task and method, a path below output_dir."""
+        ...
+
+    def description(self) -> dict[str, Any]:
+        """What a result must say of its data and its method."""
+        ...
+
+    def draw(self, run: RunDirectory, evaluations: list[Evaluation], /) -> Path:
+        """Write the picture of the run and tell where."""
+        ...
+
+
+class Task(Described, Protocol):
+    """What a domain puts together: a learner, its data, what measures it, what is written of it."""
+
+    def evaluate(self, step: int, /) -> Evaluation:
+        """During training; must not draw from torch's global generator."""
+        ...
+
+    def final_score(self) -> Any:
+        """At the end, on fresh seeds: a dataclass that prints as one line."""
+        ...
+
+    def save_model(self, run: RunDirectory, /) -> None:
+        """Write what can be used without the run."""
+        ...
+
+    def remark(self) -> None:
+        """Log what a reader of the final scores must know."""
+        ...
+
+
+class Results:
+    """results.json and the picture, as far as a run has come."""
+
+    def __init__(self, task: Described, run: RunDirectory, computing: dict[str, str]) -> None:
+        self.task, self.run, self.computing = task, run, computing
+
+    def write(self, finished: bool, speed: float, **parts: Any) -> None:
+        """results.json."""
+        self.run.write_results(
+            {
+                **self.task.description(),
+                "finished": finished,
+                **parts,
+                "updates_per_second": round(speed, 1),
+                "device": str(self.task.device),
+                **self.computing,
+                "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU threads",
+                "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+                "versions": {name: version(name) for name in PACKAGES},
+            }
+        )
+
+    def progress(self, evaluations: list[Evaluation], speed: float) -> None:
+        """After an evaluation during training."""
+        history = [{"step": e.step, **e.scalars} for e in evaluations]
+        self.write(False, speed, evaluations=history)
+        if evaluations:
+            self.task.draw(self.run, evaluations)
+
+
+class Reporter(Results):
+    """Says at the end what came of a run."""
+
+    task: Task
+
+    def __init__(self, task: Task, run: RunDirectory, computing: dict[str, str]) -> None:
+        super().__init__(task, run, computing)
+
+    def finish(self, loop: TrainingLoop) -> None:
+        """Evaluate the last and the best checkpoint on fresh seeds, and report both, apart."""
+        evaluations = loop.evaluations
+        last_score = self.task.final_score()
+        best = self.run.load_checkpoint("best")
+        loop.learner.load_training_state(best["learner"])
+        best_score = self.task.final_score()
+        loop.restore()
+        self.task.save_model(self.run)
+        self.write(
+            True,
+            loop.updates_per_second,
+            last={"step": loop.step, **dataclasses.asdict(last_score)},
+            best={
+                "step": best["step"],
+                **dataclasses.asdict(best_score),
+                "chosen_by": f"highest of {len(evaluations)} evaluations during training, "
+                "evaluated again on fresh seeds",
+            },
+            evaluations=[{"step": e.step, **e.scalars} for e in evaluations],
+        )
+        picture = self.task.draw(self.run, evaluations)
+        log.info("last checkpoint:  %s", last_score)
+        log.info("best checkpoint:  %s (step %d)", best_score, best["step"])
+        self.task.remark()
+        print(f"picture: {picture}")
+        print(f"run: {self.run.path}")
+
+
+class SeedsReporter(Results):
+    """Says at the end what came of every seed, and of all."""
+
+    task: OfflineRLSeeds
+
+    def __init__(
+        self,
+        task: OfflineRLSeeds,
+        run: RunDirectory,
+        computing: dict[str, str],
+        parts: Sequence[tuple[TrainingLoop, Reporter]],
+    ) -> None:
+        super().__init__(task, run, computing)
+        self.parts = list(parts)
+
+    def progress(self, evaluations: list[Evaluation], speed: float) -> None:
+        """After an evaluation of all seeds, which have reported their own; or before the first."""
+        super().progress(evaluations, speed)
+        for _, reporter in self.parts if not evaluations else ():
+            reporter.progress([], speed)
+
+    def finish(self, loop: TrainingLoop) -> None:
+        """Report seed after seed, then means over seeds."""
+        for seed, (part, reporter) in zip(self.task.seeds, self.parts, strict=True):
+            log.info("seed %d", seed)
+            reporter.finish(part)
+        results = [reporter.run.read_results() for _, reporter in self.parts]
+        last, best = (self.task.summary(results, name) for name in ("last", "best"))
+        history = [{"step": e.step, **e.scalars} for e in loop.evaluations]
+        speed = loop.updates_per_second
+        self.write(True, speed, last=last, best=best, evaluations=history)
+        log.info("%d seeds, last checkpoints: %s", len(results), in_one_line(last))
+        log.info("%d seeds, best checkpoints: %s", len(results), in_one_line(best))
+        print(f"picture: {self.task.draw(self.run, loop.evaluations)}")
+        print(f"run: {self.run.path}")
+
+
+def in_one_line(summary: dict[str, Any]) -> str:
+    """What `OfflineRLSeeds.summary` gave: the mean and its standard error over seeds."""
+    normalized = "normalized_score" in summary
+    mean = summary["normalized_score" if normalized else "mean_return"]
+    unit = "normalised score" if normalized else "return"
+    return f"{unit} {mean:.1f} ± {summary['seed_standard_error']:.1f} over seeds"

@@ -1,0 +1,131 @@
+"""Several seeds in one loop: one learner updates all, each has a run of its own."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cmpolicy.training.loop import (
+    Dataset,
+    DivergedError,
+    Evaluation,
+    Learner,
+    OnEvaluation,
+    Schedule,
+    TrainingLoop,
+)
+from cmpolicy.training.run_directory import RunDirectory
+
+
+class ReplicaLoop(TrainingLoop):
+    """The loop of R seeds, which all do the same at the same step.
+
+    Each seed has a `TrainingLoop` of its own that never trains. It holds what is the seed's alone:
+    its agent, evaluations, random state and run, whose checkpoints are those of a run of one seed.
+    To resume, none of them is read but one file in `run`, which has all seeds after one update.
+
+    Args:
+        learner: updates all; its scalars are (R,), its training state has each seed's own under
+            ``agents``.
+        seeds: the loops of the seeds.
+        run: the directory above theirs.
+        on_evaluation: called after each evaluation with the means over seeds.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        dataset: Dataset,
+        seeds: Sequence[TrainingLoop],
+        run: RunDirectory,
+        schedule: Schedule,
+        *,
+        on_evaluation: OnEvaluation | None = None,
+        progress_bar: bool = True,
+    ) -> None:
+        super().__init__(
+            learner,
+            dataset,
+            lambda step: over_seeds([loop.assess() for loop in seeds]),
+            run,
+            schedule,
+            on_evaluation=on_evaluation,
+            progress_bar=progress_bar,
+        )
+        self.seeds = list(seeds)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `load` needs: what each seed needs."""
+        return {"seeds": [loop.state() for loop in self.seeds]}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        for loop, own in zip(self.seeds, state["seeds"], strict=True):
+            loop.load(own)
+        self.learner.load_training_state({"agents": [own["learner"] for own in state["seeds"]]})
+        self.step, self.seconds = self.seeds[0].step, self.seeds[0].seconds
+        rows = zip(*(loop.evaluations for loop in self.seeds), strict=True)
+        self.evaluations = [over_seeds(row) for row in rows]
+
+    def record(self, values: Mapping[str, Any], updates: int, seconds: float) -> None:
+        """Hand each seed its scalars.
+
+        Raises:
+            DivergedError: if those of one seed are not finite; it ends the run of all.
+        """
+        self.seconds += seconds
+        for i, loop in enumerate(self.seeds):
+            loop.step = self.step
+            try:
+                loop.record({name: row[i] for name, row in values.items()}, updates, seconds)
+            except DivergedError as error:
+                raise DivergedError(
+                    f"{loop.run.path.name}: {error}; the other seeds can go on alone, each with "
+                    f"resume={self.run.path}/seed-N"
+                ) from None
+
+    def assess(self) -> Evaluation:
+        """Evaluate seed after seed; each logs, and keeps the checkpoint that is its best so far."""
+        evaluation = self.evaluate(self.step)
+        self.evaluations.append(evaluation)
+        if self.on_evaluation is not None:
+            self.on_evaluation(self.evaluations, self.updates_per_second)
+        return evaluation
+
+    def save_last(self) -> None:
+        """The file of all seeds first: a kill between two files must not part them."""
+        state = self.state()
+        for loop in self.seeds:
+            loop.run.flush_metrics()
+        self.run.save_checkpoint("last", state)
+        for loop, own in zip(self.seeds, state["seeds"], strict=True):
+            loop.run.save_checkpoint("last", own)
+
+    def open_logs(self) -> None:
+        """Begin the seeds' logs; their checkpoints may be from before a kill, or beyond it."""
+        for loop in self.seeds:
+            loop.open_logs()
+            loop.run.save_checkpoint("last", loop.state())
+
+    def close_logs(self) -> None:
+        """End the seeds' logs."""
+        for loop in self.seeds:
+            loop.close_logs()
+
+
+def over_seeds(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Means over seeds, and ``eval/seed_standard_error``, that of the mean score."""
+    scalars = {
+        name: statistics.fmean(e.scalars[name] for e in evaluations)
+        for name in evaluations[0].scalars
+    }
+    scores = [e.score for e in evaluations]
+    scalars["eval/seed_standard_error"] = standard_error(scores)
+    return Evaluation(evaluations[0].step, statistics.fmean(scores), scalars)
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of the mean; 0 for a single value."""
+    n = len(values)
+    return statistics.stdev(values) / n**0.5 if n > 1 else 0.0

@@ -1,0 +1,107 @@
+"""Random numbers of one generator, and of many in its place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from cmpolicy.consistency.randomness import (
+    Request,
+    Tape,
+    draw,
+    drawing_from,
+    normal,
+    normal_like,
+    requests_of,
+    uniform,
+)
+
+LIKE = torch.zeros((), dtype=torch.float64)
+SHAPES = [(3,), (16,), (33, 2), (0,), ()]
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def draws() -> tuple[Tensor, ...]:
+    """What a loss and a sampler might draw."""
+    x = torch.zeros(33, 2)
+    return (*draw(x), normal((5,), x), normal_like(x, None), uniform((2, 3), LIKE))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_numbers_are_torchs_own(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    ours = normal(shape, LIKE), uniform(shape, LIKE), normal(shape, LIKE, seeded(2))
+    torch.manual_seed(1)
+    assert torch.equal(ours[0], torch.randn(shape, dtype=torch.float64))
+    assert torch.equal(ours[1], torch.rand(shape, dtype=torch.float64))
+    assert torch.equal(ours[2], torch.randn(shape, dtype=torch.float64, generator=seeded(2)))
+
+
+def test_a_substitute_answers_for_the_global_generator_alone() -> None:
+    asked: list[Request] = []
+
+    def source(request: Request) -> Tensor:
+        asked.append(request)
+        return torch.full(request.shape, 7.0)
+
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    with drawing_from(source):
+        assert all(bool((numbers == 7).all()) for numbers in draws())
+        own = normal((3,), LIKE, seeded(0))
+    assert torch.equal(own, torch.randn(3, dtype=torch.float64, generator=seeded(0)))
+    assert [(r.law, tuple(r.shape)) for r in asked] == [
+        ("normal_", (33, 2)),
+        ("uniform_", (33,)),
+        ("normal_", (5,)),
+        ("normal_", (33, 2)),
+        ("uniform_", (2, 3)),
+    ]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_substitute_leaves_with_an_error() -> None:
+    def refuse(request: Request) -> Tensor:
+        raise LookupError
+
+    with pytest.raises(LookupError), drawing_from(refuse):
+        normal((1,), LIKE)
+    assert normal((1,), LIKE).shape == (1,)
+
+
+def test_a_tape_gives_each_seed_what_it_would_draw_alone() -> None:
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    tape = Tape(requests_of(draws), 3)
+    assert torch.equal(torch.get_rng_state(), state)
+    places = [numbers.data_ptr() for numbers in tape.numbers]
+    generators = [seeded(s) for s in (5, 1, 9)]
+    taped = []
+    for _ in range(2):
+        tape.record(generators)
+        with drawing_from(tape.source(tape.numbers)):
+            taped.append([numbers.clone() for numbers in draws()])
+        tape.check_read()
+    assert places == [numbers.data_ptr() for numbers in tape.numbers]
+    for i, seed in enumerate((5, 1, 9)):
+        torch.manual_seed(seed)
+        for update in taped:
+            for numbers, alone in zip(update, draws(), strict=True):
+                assert torch.equal(numbers[i], alone)
+
+
+def test_a_tape_refuses_draws_that_it_does_not_hold() -> None:
+    tape = Tape(requests_of(lambda: normal((4,), LIKE)), 2)
+    tape.record([seeded(0), seeded(1)])
+    with pytest.raises(RuntimeError, match="drew 0 times from a tape of 1"):
+        tape.check_read()
+    with drawing_from(tape.source(tape.numbers)):
+        with pytest.raises(RuntimeError, match="which the first update had not"):
+            uniform((4,), LIKE)
+        normal((4,), LIKE)
+        with pytest.raises(RuntimeError, match="which the first update had not"):
+            normal((4,), LIKE)

@@ -1,0 +1,137 @@
+"""`seeds=` from the configuration to what a run leaves, in process."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import safetensors.torch
+import torch
+from omegaconf import OmegaConf
+
+from cmpolicy.agents.stack import AgentStack
+from cmpolicy.config import CONFIG_PATH, EvaluateConfig, RLConfig, register_schemas
+from cmpolicy.errors import InputError
+from cmpolicy.evaluate import evaluate
+from cmpolicy.resume import load_config, resumed_config
+from cmpolicy.train import train
+from cmpolicy.training.checkpoint import load_state
+from cmpolicy.training.run_directory import RunDirectory
+
+TINY = (
+    *("env=hopper-medium", "dataset.source=sample", "threads=1", "progress=false", "batch_size=8"),
+    *("agent.policy.hidden=[8]", "agent.critic_hidden=[8]", "eval.episodes=1", "steps=12"),
+    *("eval.final_episodes=1", "eval.every=6", "log_every=4", "checkpoint_every=5"),
+)
+
+
+def compose(*overrides: str) -> RLConfig:
+    register_schemas()
+    with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        config = OmegaConf.to_object(hydra.compose("rl", list(overrides)))
+    assert isinstance(config, RLConfig)
+    return config
+
+
+def start(path: Path, *overrides: str) -> Path:
+    train(compose(*TINY, f"run_dir={path}", *overrides), [])
+    return path
+
+
+def go_on(path: Path, *overrides: str) -> None:
+    train(compose(f"resume={path}", *overrides), [f"resume={path}", *overrides])
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return load_state(run / "checkpoints" / "last.safetensors")["learner"]["modules"]  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two seeds."""
+    return start(tmp_path_factory.mktemp("runs") / "several", "seeds=[0,3]")
+
+
+def test_a_seed_of_several_is_the_run_of_that_seed(several: Path, tmp_path: Path) -> None:
+    alone, mine = start(tmp_path / "alone", "seed=3"), several / "seed-3"
+    for name, tensor in weights_of(alone).items():
+        torch.testing.assert_close(weights_of(mine)[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    names = {str(p.relative_to(alone)) for p in alone.rglob("*") if "tfevents" not in p.name}
+    assert {str(p.relative_to(mine)) for p in mine.rglob("*") if "tfevents" not in p.name} == names
+    ours, theirs = RunDirectory(mine).read_results(), RunDirectory(alone).read_results()
+    assert ours.keys() == theirs.keys()
+    assert (ours["seed"], ours["seeds_at_once"], theirs["seeds_at_once"]) == (3, 2, 1)
+    assert ours["last"] == pytest.approx(theirs["last"], rel=1e-3)
+    assert [e["step"] for e in ours["evaluations"]] == [6, 12]
+    with (mine / "metrics.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file) if row["critic/loss"]] == [
+            "4",
+            "8",
+            "12",
+        ]
+    config, single = load_config(RunDirectory(mine)), load_config(RunDirectory(alone))
+    assert isinstance(config, RLConfig)
+    assert (config.seed, config.seeds, config.run_dir) == (3, None, str(mine))
+    config.run_dir = single.run_dir
+    assert config == single
+
+
+def test_the_run_above_tells_means(several: Path) -> None:
+    results = RunDirectory(several).read_results()
+    assert (results["seeds"], results["finished"]) == ([0, 3], True)
+    each = [RunDirectory(several / f"seed-{seed}").read_results() for seed in (0, 3)]
+    for name in ("last", "best"):
+        scores = {str(r["seed"]): r[name]["normalized_score"] for r in each}
+        assert results[name]["by_seed"] == scores
+        assert results[name]["normalized_score"] == pytest.approx(sum(scores.values()) / 2)
+    assert (several / "learning_curve.png").exists()
+
+
+def test_a_seed_is_evaluated_as_any_run_and_several_are_refused(several: Path) -> None:
+    evaluate(EvaluateConfig(run=str(several / "seed-3"), episodes=1, device="cpu"), [])
+    assert (several / "seed-3" / "evaluations.jsonl").exists()
+    with pytest.raises(InputError, match=r"holds a run for each seed; .* one of seed-0, seed-3"):
+        evaluate(EvaluateConfig(run=str(several), device="cpu"), [])
+
+
+def test_killed_and_resumed_all_seeds_end_bit_for_bit(
+    several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, updates = AgentStack.update, 0
+
+    def deadly(self: AgentStack, batch: Any) -> Any:
+        nonlocal updates
+        updates += 1
+        if updates == 9:
+            raise KeyboardInterrupt
+        return update(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AgentStack, "update", deadly)
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path / "cut", "seeds=[0,3]")
+    go_on(tmp_path / "cut")
+    for seed in (0, 3):
+        a, b = (
+            safetensors.torch.load_file(run / f"seed-{seed}" / "checkpoints" / "last.safetensors")
+            for run in (several, tmp_path / "cut")
+        )
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_seeds_of_a_run_stay(several: Path) -> None:
+    with pytest.raises(InputError, match="seeds cannot change in a run that has begun"):
+        resumed_config(several, ["seeds=[0,3,4]"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["bc", "iql", "diffusion_ql", "ac_ding_jin"])
+def test_every_agent_trains_several_seeds(agent: str, tmp_path: Path) -> None:
+    arguments = [a for a in TINY if agent != "bc" or "critic" not in a]
+    config = compose(*arguments, f"agent={agent}", "seeds=2", f"run_dir={tmp_path / 'run'}")
+    train(config, [])
+    assert RunDirectory(tmp_path / "run").read_results()["seeds"] == [0, 1]
