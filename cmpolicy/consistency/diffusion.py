@@ -62,7 +62,7 @@ def batch_denoiser(
     x0: Tensor,
     condition: Tensor | None = None,
     references: tuple[Tensor, Tensor | None] | None = None,
-    bandwidth: float = 0.05,
+    bandwidth: float = 0.02,
 ) -> LevelFunction:
     """E[x₀ | x_σ] if the data were this batch: the stable target of Xu, Tong & Jaakkola 2023.
 

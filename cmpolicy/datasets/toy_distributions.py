@@ -230,7 +230,7 @@ class MovingMixture(ConditionalToy):
         parts = [self.given(2 * node - 1) for node in nodes]
         self.marginal = _mixture_of(torch.full_like(nodes, 1 / CONDITION_NODES), parts)
         self.dim, self.condition_dim = self.marginal.dim, 1
-        self.conditions = torch.linspace(-1, 1, 5)[:, None]
+        self.conditions = torch.linspace(-0.8, 0.8, 5)[:, None]  # the middles of five equal parts
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         condition = 2 * torch.rand(n, 1, generator=generator) - 1

@@ -28,9 +28,8 @@ from cmpolicy.datasets.transitions import Batch, DatasetInfo, TransitionDataset
 from cmpolicy.errors import InputError
 
 TRAINING_SAMPLES = 20_000
-# Where the condition is a number, each has few samples near it: 20,000 for every fortieth of the
-# range, as wide as the bandwidth of the stable target's kernel, and with every batch so many times
-# its samples as references (benchmarks/results/toys_search.md).
+# Where the condition is a number, each has few samples near it: so many times the training set, and
+# with every batch so many times its samples as references (benchmarks/results/toys_search.md).
 MORE_SAMPLES, MORE_REFERENCES = 40, 4
 
 
