@@ -61,6 +61,7 @@ DEFAULT, PUBLISHED, PEER = "ac, default", "ac_ding_jin, fp32", "Ding & Jin's cod
 CLAIMS = [
     Claim(PUBLISHED, 2, PEER),
     Claim(DEFAULT, 4, PEER),
+    Claim(PUBLISHED, 0.75, "products of ac_ding_jin, fp32"),
     Claim(DEFAULT, 0.75, "products of ac, fp32"),
 ]
 # name: (agent, precision, acceleration)
