@@ -152,6 +152,7 @@ def open_inception(path: Path, device: torch.device) -> Extractor:
 
     def features(images: Tensor) -> Tensor:
         x = resize_as_tensorflow1(three_channels(images).float(), INCEPTION_SIZE)
+        x = x.contiguous(memory_format=torch.channels_last)  # a CPU takes 0.75 of the time
         y = network((x - 128) / 128)
         if not isinstance(y, Tensor) or y.flatten(1).shape[1] != INCEPTION_FEATURES:
             raise InputError(
