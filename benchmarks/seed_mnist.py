@@ -21,6 +21,7 @@ import sys
 import time
 import types
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,9 @@ class Absent:
         return 1
 
 
-def stand_in_for_torchvision() -> None:
-    """Modules with the names that main.py imports."""
+@contextmanager
+def stand_ins_for_torchvision() -> Iterator[None]:
+    """Modules with the names that main.py imports; others must not find them afterwards."""
     names = ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.utils")
     modules: dict[str, Any] = {name: types.ModuleType(name) for name in names}
     modules["torchvision"].transforms = modules["torchvision.transforms"]
@@ -92,7 +94,12 @@ def stand_in_for_torchvision() -> None:
         setattr(modules["torchvision.transforms"], name, Absent)
     modules["torchvision.utils"].make_grid = lambda images, **_: images
     modules["torchvision.utils"].save_image = lambda images, path: None
+    before = {name: sys.modules[name] for name in names if name in sys.modules}
     sys.modules |= modules
+    yield
+    for name in names:
+        del sys.modules[name]
+    sys.modules |= before
 
 
 def main(arguments: list[str]) -> None:
@@ -108,7 +115,6 @@ def main(arguments: list[str]) -> None:
     out = Path(options["out"]).resolve()
     out.mkdir(parents=True, exist_ok=True)
     run = out / "runs" / f"seed_mnist-{options['seconds']:g}s-seed{options['seed']}"
-    stand_in_for_torchvision()
     sys.path.insert(0, str(clone))
     if not (run / "trained.json").exists():
         train(run, options)
@@ -125,7 +131,8 @@ def train(run: Path, options: dict[str, Any]) -> None:
     before = Path.cwd()
     os.chdir(run)
     try:
-        import main as theirs  # type: ignore[import-not-found]
+        with stand_ins_for_torchvision():
+            import main as theirs  # type: ignore[import-not-found]
 
         torch.manual_seed(options["seed"])
         batches = TimedEpochs(x, options["seconds"], EPOCHS)
@@ -141,7 +148,8 @@ def train(run: Path, options: dict[str, Any]) -> None:
 
 def measure(run: Path, options: dict[str, Any], out: Path) -> dict[str, Any]:
     """With the extractor and the training images that ours are measured with."""
-    from consistency_models import ConsistencyModel  # type: ignore[import-not-found]
+    with stand_ins_for_torchvision():
+        from consistency_models import ConsistencyModel  # type: ignore[import-not-found]
 
     model = ConsistencyModel(1, D=256)
     model.load_state_dict(torch.load(run / "ct_mnist.pth", weights_only=True))
