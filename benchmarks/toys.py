@@ -153,10 +153,12 @@ def number(cell: list[float]) -> str:
 
 
 def draw(out: Path, summary: list[dict[str, Any]]) -> None:
-    """One-step W1 of every loss, a panel a toy, seeds as error bars."""
+    """One-step W1 of every loss, a panel a toy of TOYS, seeds as error bars."""
     from matplotlib.figure import Figure
 
-    toys = list(dict.fromkeys(s["toy"] for s in summary))
+    toys = list(dict.fromkeys(s["toy"] for s in summary if s["toy"] in TOYS))
+    if not toys:
+        return
     figure = Figure(figsize=(3.4 * len(toys) + 1, 3.6), layout="constrained")
     for axes, toy in zip(figure.subplots(1, len(toys), squeeze=False)[0], toys, strict=True):
         chosen = [s for s in summary if s["toy"] == toy]
