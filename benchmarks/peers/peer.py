@@ -21,7 +21,7 @@ from cmpolicy.config import RLConfig
 from cmpolicy.errors import InputError
 from cmpolicy.front_door import resolve_device
 from cmpolicy.tasks.offline_rl import OfflineRL
-from cmpolicy.train import Reporter
+from cmpolicy.tasks.report import Results
 from cmpolicy.training.loop import Evaluation
 from cmpolicy.training.run_directory import RunDirectory
 
@@ -60,7 +60,9 @@ class PeerRun:
         self.task = OfflineRL(config, self.device)
         self.directory = RunDirectory(config.run_dir)
         self.directory.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
-        self.reporter = Reporter(self.task, self.directory)
+        # theirs, as they come: in float32, operation by operation
+        computing = {"precision": "fp32", "acceleration": "off"}
+        self.results = Results(self.task, self.directory, computing)
         self.description = {"versions": dict(versions), "settings": dict(settings)}
         self.evaluations: list[Evaluation] = []
         self.outside = 0.0  # seconds spent on anything but updates
@@ -73,7 +75,7 @@ class PeerRun:
         """From here on the peer trains."""
         self.peer = peer
         self.task.learner = Acting(peer)  # type: ignore[assignment]
-        self.reporter.progress([], 0.0)
+        self.results.progress([], 0.0)
         self.start = time.perf_counter()
 
     def updates_per_second(self, step: int) -> float:
@@ -90,7 +92,7 @@ class PeerRun:
         if evaluation.score >= max(e.score for e in self.evaluations):
             self.best_step = step
             self.peer.save(self.best_path)
-        self.reporter.progress(self.evaluations, self.speed)
+        self.results.progress(self.evaluations, self.speed)
         self.outside += time.perf_counter() - begin
 
     def finish(self) -> None:
@@ -98,7 +100,7 @@ class PeerRun:
         last = self.task.final_score()
         self.peer.load(self.best_path)
         best = self.task.final_score()
-        self.reporter.write(
+        self.results.write(
             True,
             self.speed,
             peer=self.description,
