@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, vmap
 
 from cmpolicy.agents.agent import Agent, Metrics
 from cmpolicy.consistency.randomness import Tape, drawing_from, requests_of
 from cmpolicy.datasets.transitions import Batch
+from cmpolicy.networks.caller import Caller
 
 F = TypeVar("F", bound=Callable[..., Any])
 Optimized = tuple[torch.optim.Optimizer, Tensor]  # one of the parameters that it moves
@@ -87,7 +88,7 @@ class AgentStack:
                 path, _, leaf = name.rpartition(".")
                 setattr(agent.get_submodule(path), leaf, buffer)
         self.parameters: dict[str, Tensor] = {
-            f"agent.{n}": p for n, p in self.stacked.named_parameters()
+            f"module.{n}": p for n, p in self.stacked.named_parameters()
         }
         for (optimizer, stacked), *own in self.optimized():
             states = [one.state.get(p, {}) for one, p in own]
@@ -135,14 +136,3 @@ class AgentStack:
         for agent, own in zip(self.agents, state["agents"], strict=True):
             agent.load_training_state(own)
         self.gather()
-
-
-class Caller(nn.Module):
-    """An agent as a module whose `forward` calls any function of it, for `functional_call`."""
-
-    def __init__(self, agent: Agent) -> None:
-        super().__init__()
-        self.agent = agent
-
-    def forward(self, function: Callable[..., Any], *inputs: Any) -> Any:
-        return function(*inputs)

@@ -20,8 +20,7 @@ def bfloat16_products(enabled: bool = True) -> Iterator[None]:
 
     Weights, gradients of weights as optimisers see them, biases, activations and all else stay
     float32; so do first and last layers, whose products are small: what enters and what leaves a
-    network is not rounded. `torch.autocast` does more, and at these sizes what it does for every
-    operation costs as much as the products gain.
+    network is not rounded.
     """
     global _rounded  # noqa: PLW0603
     before, _rounded = _rounded, enabled

@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from cmpolicy.errors import InputError
+from cmpolicy.networks.caller import Caller
 from cmpolicy.networks.linear import bfloat16_products
 from cmpolicy.training.loop import Advance, Dataset, Learner
 
@@ -227,17 +228,6 @@ class CompiledGradients:
             return tuple(out[:count]), dict(zip(keys, out[count:], strict=True))
 
         return compiled
-
-
-class Caller(nn.Module):
-    """A learner as a module whose `forward` calls any function of it, for `functional_call`."""
-
-    def __init__(self, learner: nn.Module) -> None:
-        super().__init__()
-        self.learner = learner
-
-    def forward(self, function: Callable[..., Any], *inputs: Any) -> Any:
-        return function(*inputs)
 
 
 def drop_unused_inputs(graph: torch.fx.GraphModule, count: int) -> list[int]:
