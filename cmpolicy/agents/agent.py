@@ -50,6 +50,8 @@ class AgentConfig:
         learning_rate: of Adam, for the policy.
         ema_decay: of the averaged policy that acts, an update.
         max_grad_norm: gradients are clipped to this norm, network by network; 0 for never.
+        return_temperature: α of the weights exp(G/α) by which transitions are drawn, G their
+            episode's return scaled to [0, 1]; 0 for all alike.
     """
 
     algorithm: str = "agent"
@@ -58,6 +60,7 @@ class AgentConfig:
     learning_rate: float = 3e-4
     ema_decay: float = 0.999
     max_grad_norm: float = 0.0
+    return_temperature: float = 0.0
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0 or self.max_grad_norm < 0 or not 0 <= self.ema_decay < 1:
@@ -65,6 +68,8 @@ class AgentConfig:
                 "need learning_rate > 0, max_grad_norm ≥ 0 and 0 ≤ ema_decay < 1, got "
                 f"{self.learning_rate}, {self.max_grad_norm} and {self.ema_decay}"
             )
+        if self.return_temperature < 0:
+            raise ValueError(f"need return_temperature ≥ 0, got {self.return_temperature}")
 
 
 class Agent(nn.Module):
@@ -107,7 +112,8 @@ class Agent(nn.Module):
         """Before the first update: measure the data's statistics, give the data to train on."""
         for policy in (self.policy, self.average_policy):
             policy.fit_normalizers(dataset.observations, dataset.actions)
-        return dataset
+        temperature = self.config.return_temperature
+        return dataset.weighted_by_return(temperature) if temperature else dataset
 
     @property
     def progress(self) -> Tensor:

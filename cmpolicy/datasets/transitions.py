@@ -66,9 +66,17 @@ class TransitionDataset:
             ends a trajectory without masking the bootstrap.
         episode_ends: (N,) bool, True at the last transition of each episode.
         info: where the data came from.
+        shares: (N,) float64, ascending to 1: the share of draws that falls on a transition or on
+            one before it; None where all are drawn alike.
     """
 
-    def __init__(self, transitions: Batch, episode_ends: Tensor, info: DatasetInfo) -> None:
+    def __init__(
+        self,
+        transitions: Batch,
+        episode_ends: Tensor,
+        info: DatasetInfo,
+        shares: Tensor | None = None,
+    ) -> None:
         self.observations = transitions.observations
         self.actions = transitions.actions
         self.rewards = transitions.rewards
@@ -76,6 +84,7 @@ class TransitionDataset:
         self.terminals = transitions.terminals
         self.episode_ends = episode_ends
         self.info = info
+        self.shares = shares
 
     @classmethod
     def from_arrays(
@@ -202,7 +211,12 @@ class TransitionDataset:
 
     def draw_index(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Which transitions `sample` takes, (batch_size,) int64."""
-        return torch.randint(len(self), (batch_size,), generator=generator, device=self.device)
+        if self.shares is None:
+            return torch.randint(len(self), (batch_size,), generator=generator, device=self.device)
+        uniform = torch.rand(
+            batch_size, dtype=torch.float64, generator=generator, device=self.device
+        )
+        return torch.searchsorted(self.shares, uniform, right=True)
 
     def at(self, index: Tensor) -> Batch:
         """The transitions of an index of any shape, (…): each column is (…) or (…, dim)."""
@@ -214,7 +228,8 @@ class TransitionDataset:
     def to(self, device: torch.device | str) -> TransitionDataset:
         """The same dataset on `device`."""
         moved = Batch(*(column.to(device) for column in self.transitions))
-        return TransitionDataset(moved, self.episode_ends.to(device), self.info)
+        shares = None if self.shares is None else self.shares.to(device)
+        return TransitionDataset(moved, self.episode_ends.to(device), self.info, shares)
 
     def replace(self, *, rewards: Tensor) -> TransitionDataset:
         """The same transitions with other rewards, (N,); `info` keeps the recorded returns.
@@ -227,52 +242,23 @@ class TransitionDataset:
                 f"rewards has shape {tuple(rewards.shape)}, expected {tuple(self.rewards.shape)}"
             )
         replaced = self.transitions._replace(rewards=rewards.to(self.rewards))
-        return TransitionDataset(replaced, self.episode_ends, self.info)
+        return TransitionDataset(replaced, self.episode_ends, self.info, self.shares)
 
+    def weighted_by_return(self, temperature: float) -> TransitionDataset:
+        """The same transitions, those of good episodes drawn more often.
 
-def n_step(dataset: TransitionDataset, steps: int, discount: float) -> TransitionDataset:
-    """Transitions over up to `steps` steps of one episode (Sutton & Barto 2018, §7.1).
+        Each transition has the weight exp(G/α), G its episode's return scaled to [0, 1] between
+        the worst and the best: return weighting, Hong et al. 2023, eq. 8.
 
-    `rewards` become Σ_i γ^i r_{t+i}, `next_observations` those after the last of the k steps, and
-    `terminals` 1 − γ^{k−1} (1 − terminal), so that y = r + γ (1 − terminal) Q(s') is the n-step
-    target as it stands. An episode's end cuts k short.
-
-    Raises:
-        InputError: unless `steps` is at least 1.
-    """
-    if steps < 1:
-        raise InputError(f"n-step targets over {steps} steps, expected at least 1")
-    start = torch.arange(len(dataset), device=dataset.device)
-    last, alive = start.clone(), torch.ones_like(dataset.episode_ends)
-    rewards = torch.zeros_like(dataset.rewards)
-    for i in range(steps):
-        here = (start + i).clamp(max=len(dataset) - 1)
-        rewards += discount**i * alive * dataset.rewards[here]
-        last = torch.where(alive, here, last)
-        alive = alive & ~dataset.episode_ends[here]
-    going_on = discount ** (last - start).to(rewards) * (1 - dataset.terminals[last])
-    transitions = dataset.transitions._replace(
-        rewards=rewards,
-        next_observations=dataset.next_observations[last],
-        terminals=1 - going_on,
-    )
-    return TransitionDataset(transitions, dataset.episode_ends, dataset.info)
-
-
-def discounted_returns(rewards: Tensor, episode_ends: Tensor, discount: float) -> Tensor:
-    """Σ_i γ^i r_{t+i} to the end of the episode, from every transition: (N,), (N,) bool → (N,).
-
-    What lies beyond a timeout is unknown and not counted.
-    """
-    returns, span = rewards.clone(), 1
-    alive = ~episode_ends  # no end among the `span` transitions from here
-    while span < len(rewards) and alive.any():
-        # doubles the span: what `span` transitions gave, and what they gave from there
-        going_on = alive[:-span]
-        returns[:-span] += discount**span * going_on * returns[span:]
-        alive = torch.cat((going_on & alive[span:], torch.zeros_like(alive[:span])))
-        span *= 2
-    return returns
+        Args:
+            temperature: α > 0; near 0 only the best episodes count.
+        """
+        returns = self.episode_returns().to(self.device)
+        spread = (returns.max() - returns.min()).clamp_min(1e-12)
+        weights = ((returns - returns.max()) / spread / temperature).exp()
+        ends = self.episode_ends
+        shares = weights[ends.cumsum(0) - ends.long()].cumsum(0)
+        return TransitionDataset(self.transitions, ends, self.info, shares / shares[-1])
 
 
 def check_fits(

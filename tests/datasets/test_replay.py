@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from cmpolicy.datasets import TransitionDataset, n_step
 from cmpolicy.datasets.replay import ReplayBuffer
-from cmpolicy.datasets.transitions import TransitionDataset, n_step
 from cmpolicy.errors import InputError
 from cmpolicy.training.checkpoint import load_state, save_state
 
