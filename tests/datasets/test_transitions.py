@@ -226,12 +226,10 @@ def test_check_fits(recorded):
 
 def three_episodes() -> TransitionDataset:
     """Of 3, 2 and 4 transitions, that return 3, 0 and 1."""
-    rewards = np.array([1, 1, 1, 0, 0, 1, 0, 0, 0.0])
-    terminals = np.isin(np.arange(9), [2, 4, 8])
-    observations = np.arange(9.0)[:, None]
-    return TransitionDataset.from_arrays(
-        observations, np.zeros((9, 1)), rewards, terminals, next_observations=observations
-    )
+    rewards = np.array([1, 1, 1, 0, 0, 1, 0, 0, 0, 0.0])  # the last step is no transition
+    terminals = np.isin(np.arange(10), [2, 4, 8])
+    nothing = np.zeros((10, 1))
+    return TransitionDataset.from_arrays(nothing, nothing, rewards, terminals)
 
 
 def test_good_episodes_are_drawn_more_often() -> None:
