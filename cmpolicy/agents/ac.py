@@ -71,8 +71,10 @@ class ConsistencyAC(CriticAgent):
         return self.squared_error(batch, self.target(batch))
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """L_consistency(a | s) − η Q(s, π(s)) / |Q|."""
-        consistency = self.policy.loss(batch.observations, batch.actions, self.progress)
+        """w L_consistency(a | s) − η Q(s, π(s)) / |Q|."""
+        consistency = self.policy.loss(
+            batch.observations, batch.actions, self.progress, batch.weights
+        )
         q = self.critic(batch.observations, self.policy(batch.observations))
         guidance = -q.mean() / q.detach().abs().mean()
         return consistency + self.config.eta * guidance, {

@@ -50,8 +50,8 @@ class AgentConfig:
         learning_rate: of Adam, for the policy.
         ema_decay: of the averaged policy that acts, an update.
         max_grad_norm: gradients are clipped to this norm, network by network; 0 for never.
-        return_temperature: α of the weights exp(G/α) by which transitions are drawn, G their
-            episode's return scaled to [0, 1]; 0 for all alike.
+        return_temperature: α of the weights ∝ exp(G/α) of imitated actions, G their episode's
+            return scaled to [0, 1]; 0 for all alike.
     """
 
     algorithm: str = "agent"

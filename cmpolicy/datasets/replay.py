@@ -60,6 +60,7 @@ class ReplayBuffer:
         if here == len(self.online.rewards):
             raise ValueError(f"the buffer is full: it has room for {here} steps")
         self.online.observations[here], self.online.actions[here] = observation, action
+        self.online.weights[here] = 1.0
         # the last n steps of the episode see as far as here now
         window = slice(max(self.begin, here + 1 - len(self.factors)), here + 1)
         factors = self.factors[window.start - window.stop :]

@@ -76,7 +76,7 @@ class Bandit(GaussianMixture):
         )  # fmt: skip
         every = torch.ones(n)
         return TransitionDataset(
-            Batch(nothing, actions, reward, nothing, every), every.bool(), info
+            Batch(nothing, actions, reward, nothing, every, every), every.bool(), info
         )
 
 

@@ -30,6 +30,7 @@ class Batch(NamedTuple):
     rewards: Tensor  # (B,)
     next_observations: Tensor  # (B, obs_dim)
     terminals: Tensor  # (B,), 0 or 1: 1 masks the bootstrap
+    weights: Tensor  # (B,): how much each counts where actions are imitated
 
 
 @dataclass(frozen=True)
@@ -65,26 +66,19 @@ class TransitionDataset:
         terminals: (N,), 1 only where the environment ended the episode. A timeout or truncation
             ends a trajectory without masking the bootstrap.
         episode_ends: (N,) bool, True at the last transition of each episode.
+        weights: (N,), of mean 1: how much a transition counts where its action is imitated.
         info: where the data came from.
-        shares: (N,) float64, ascending to 1: the share of draws that falls on a transition or on
-            one before it; None where all are drawn alike.
     """
 
-    def __init__(
-        self,
-        transitions: Batch,
-        episode_ends: Tensor,
-        info: DatasetInfo,
-        shares: Tensor | None = None,
-    ) -> None:
+    def __init__(self, transitions: Batch, episode_ends: Tensor, info: DatasetInfo) -> None:
         self.observations = transitions.observations
         self.actions = transitions.actions
         self.rewards = transitions.rewards
         self.next_observations = transitions.next_observations
         self.terminals = transitions.terminals
+        self.weights = transitions.weights
         self.episode_ends = episode_ends
         self.info = info
-        self.shares = shares
 
     @classmethod
     def from_arrays(
@@ -160,7 +154,8 @@ class TransitionDataset:
             torch.from_numpy(column.take(rows, axis=0).astype(np.float32, copy=False))
             for column in steps[:5]
         )
-        return cls(Batch(*columns), torch.from_numpy(ends), info)
+        transitions = Batch._make([*columns, torch.ones(len(rows))])
+        return cls(transitions, torch.from_numpy(ends), info)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -184,7 +179,12 @@ class TransitionDataset:
     def transitions(self) -> Batch:
         """All transitions, as one batch."""
         return Batch(
-            self.observations, self.actions, self.rewards, self.next_observations, self.terminals
+            self.observations,
+            self.actions,
+            self.rewards,
+            self.next_observations,
+            self.terminals,
+            self.weights,
         )
 
     @cached_property
@@ -211,12 +211,7 @@ class TransitionDataset:
 
     def draw_index(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Which transitions `sample` takes, (batch_size,) int64."""
-        if self.shares is None:
-            return torch.randint(len(self), (batch_size,), generator=generator, device=self.device)
-        uniform = torch.rand(
-            batch_size, dtype=torch.float64, generator=generator, device=self.device
-        )
-        return torch.searchsorted(self.shares, uniform, right=True)
+        return torch.randint(len(self), (batch_size,), generator=generator, device=self.device)
 
     def at(self, index: Tensor) -> Batch:
         """The transitions of an index of any shape, (…): each column is (…) or (…, dim)."""
@@ -228,8 +223,7 @@ class TransitionDataset:
     def to(self, device: torch.device | str) -> TransitionDataset:
         """The same dataset on `device`."""
         moved = Batch(*(column.to(device) for column in self.transitions))
-        shares = None if self.shares is None else self.shares.to(device)
-        return TransitionDataset(moved, self.episode_ends.to(device), self.info, shares)
+        return TransitionDataset(moved, self.episode_ends.to(device), self.info)
 
     def replace(self, *, rewards: Tensor) -> TransitionDataset:
         """The same transitions with other rewards, (N,); `info` keeps the recorded returns.
@@ -242,23 +236,24 @@ class TransitionDataset:
                 f"rewards has shape {tuple(rewards.shape)}, expected {tuple(self.rewards.shape)}"
             )
         replaced = self.transitions._replace(rewards=rewards.to(self.rewards))
-        return TransitionDataset(replaced, self.episode_ends, self.info, self.shares)
+        return TransitionDataset(replaced, self.episode_ends, self.info)
 
     def weighted_by_return(self, temperature: float) -> TransitionDataset:
-        """The same transitions, those of good episodes drawn more often.
+        """The same transitions, those of good episodes with larger weights.
 
-        Each transition has the weight exp(G/α), G its episode's return scaled to [0, 1] between
-        the worst and the best: return weighting, Hong et al. 2023, eq. 8.
+        Each has a weight ∝ exp(G/α), G its episode's return scaled to [0, 1] between the worst and
+        the best: return weighting, Hong et al. 2023, eq. 8.
 
         Args:
             temperature: α > 0; near 0 only the best episodes count.
         """
         returns = self.episode_returns().to(self.device)
         spread = (returns.max() - returns.min()).clamp_min(1e-12)
-        weights = ((returns - returns.max()) / spread / temperature).exp()
+        of_episode = ((returns - returns.max()) / spread / temperature).exp()
         ends = self.episode_ends
-        shares = weights[ends.cumsum(0) - ends.long()].cumsum(0)
-        return TransitionDataset(self.transitions, ends, self.info, shares / shares[-1])
+        weights = of_episode[ends.cumsum(0) - ends.long()]
+        weighted = self.transitions._replace(weights=(weights / weights.mean()).float())
+        return TransitionDataset(weighted, ends, self.info)
 
 
 def check_fits(
