@@ -7,9 +7,9 @@ from typing import Any
 from speed_peers import BATCH, D3RLPY, FQL, PEER
 
 OF_OTHERS = (
-    "d3rlpy's and FQL's updates are whole ones with their own networks: two layers of 256, of "
-    "ReBRAC three, of FQL four of 512 and ten steps of its flow. What d3rlpy takes to draw a batch "
-    "is among it."
+    "Every update includes the drawing of its batch. d3rlpy and FQL have networks of their own: "
+    "layers of 256, two of them in TD3+BC and IQL, three in ReBRAC; four of 512 in FQL, with ten "
+    "steps of its flow. TD3+BC and ReBRAC update the actor every second time."
 )
 
 
