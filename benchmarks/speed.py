@@ -2,12 +2,14 @@
 
     python benchmarks/speed.py
     python benchmarks/speed.py ding_jin=CLONE diffusion_ql=CLONE [rounds=10] [calls=20]
+    python benchmarks/speed.py ding_jin=CLONE d3rlpy=true fql=CLONE [venv=DIR] [fql_venv=DIR]
 
-All take turns in one process with one thread, `calls` updates a turn, `rounds` times; a ratio is
-the median over rounds of the ratio in one round. Time is the process's own on a CPU, so that what
-others take of the core is not counted, and the wall's on a GPU. Everybody draws batches of 256 of
-the same 1,000,000 transitions with Hopper's sizes. `quick=true` is for tests. See published_code.py
-for the clones.
+All take turns with one thread, `calls` updates a turn, `rounds` times; a ratio is the median over
+rounds of the ratio in one round. Time is the process's own on a CPU, so that what others take of
+the core is not counted, and the wall's on a GPU. Everybody draws batches of 256 of the same
+1,000,000 transitions with Hopper's sizes. `quick=true` is for tests. See published_code.py and
+peers/fql_turns.py for the clones. d3rlpy and FQL run in processes of their own, in environments
+that are made at `venv` and `fql_venv`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import datetime
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,8 +29,9 @@ import torch
 from command_line import read_options
 from latency import ACTION_DIM, OBS_DIM, cpu_name
 from omegaconf import OmegaConf
-from published_code import diffusion_ql_agent, ding_jin_agent
 from speed_of_data import evaluation_figures, loading_figures
+from speed_peers import BATCH, OPTIONS, PEER, children, published
+from speed_table import markdown
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
@@ -45,10 +48,10 @@ from cmpolicy.training.precision import resolve_precision, use_precision
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("cmpolicy", "torch", "numpy")
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
-BATCH = 256
 QUICK = ["agent.policy.hidden=[8]", "agent.critic_hidden=[8]", "steps=10"]
 
-Turn = Callable[[int], Any]  # carries out so many updates
+Work = Callable[[int], Any]  # carries out so many updates
+Turn = Callable[[int], float]  # does too, and gives the seconds they took
 
 
 class Claim(NamedTuple):
@@ -59,7 +62,7 @@ class Claim(NamedTuple):
     base: str
 
 
-DEFAULT, PUBLISHED, PEER = "ac, default", "ac_ding_jin, fp32", "Ding & Jin's code"
+DEFAULT, PUBLISHED = "ac, default", "ac_ding_jin, fp32"
 SEEDS = 5
 SEVERAL = f"ac, {SEEDS} seeds at once, updates of all"
 CLAIMS = [
@@ -82,8 +85,8 @@ def main(arguments: list[str]) -> None:
     options = read_options(
         arguments,
         {
-            "ding_jin": None, "diffusion_ql": None, "rounds": 10, "calls": 20, "device": "auto",
-            "quick": False, "out": str(HERE / "results"),
+            **OPTIONS, "rounds": 10, "calls": 20, "device": "auto", "quick": False,
+            "out": str(HERE / "results"),
         },
     )  # fmt: skip
     quick, device = bool(options["quick"]), resolve_device(options["device"])
@@ -91,19 +94,24 @@ def main(arguments: list[str]) -> None:
     torch.manual_seed(0)
     use_precision("fp32", device)
     dataset = hopper_like(1_000 if quick else 1_000_000).to(device)
-    cases, computed = our_cases(dataset, device, quick)
-    cases |= peer_cases(options, dataset, device)
-    cases[SEVERAL], computed[SEVERAL] = several_seeds(dataset, device, quick), "fp32, off"
-    times = measure(cases, options["rounds"], options["calls"], device)
+    versions = {name: version(name) for name in PACKAGES}
+    with children(options, dataset, device) as others:
+        works, computed = our_cases(dataset, device, quick)
+        works[SEVERAL], computed[SEVERAL] = several_seeds(dataset, device, quick), "fp32, off"
+        works |= published(options, dataset, device)
+        turns = {case: timed(work, device) for case, work in works.items()} | others
+        for peer in others.values():
+            versions |= peer.ready()
+        times = measure(turns, options["rounds"], options["calls"])
     times[SEVERAL] /= SEEDS
     update = float(np.median(times[DEFAULT]))
     result = {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
         "machine": f"{cpu_name()}, 1 thread, {device}",
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": versions,
         "rounds": options["rounds"],
         "calls": options["calls"],
-        "rows": [row(case, times, computed.get(case, "")) for case in cases],
+        "rows": [row(case, times, computed.get(case, "")) for case in times],
         "claims": [judge(c, times) for c in CLAIMS if {c.case, c.base} <= set(times)],
         "loading": loading_figures(2_000 if quick else 1_000_000),
         "evaluation": evaluation_figures(update, quick),
@@ -141,12 +149,12 @@ def our_config(agent: str, quick: bool) -> RLConfig:
 
 def our_cases(
     dataset: TransitionDataset, device: torch.device, quick: bool
-) -> tuple[dict[str, Turn], dict[str, str]]:
+) -> tuple[dict[str, Work], dict[str, str]]:
     """Our agents and, by the same names after "products of", the products of one update of each.
 
     The second dictionary says how each case computes.
     """
-    cases: dict[str, Turn] = {}
+    cases: dict[str, Work] = {}
     computed: dict[str, str] = {}
     spaces = Spaces(OBS_DIM, [-1.0] * ACTION_DIM, [1.0] * ACTION_DIM)
     for name, (agent, wanted, wish) in OURS.items():
@@ -164,15 +172,15 @@ def our_cases(
     return cases, computed
 
 
-def repeated(advance: Callable[[int], tuple[int, Any]]) -> Turn:
-    def turn(updates: int) -> None:
+def repeated(advance: Callable[[int], tuple[int, Any]]) -> Work:
+    def work(updates: int) -> None:
         while updates:
             updates -= advance(updates)[0]
 
-    return turn
+    return work
 
 
-def several_seeds(dataset: TransitionDataset, device: torch.device, quick: bool) -> Turn:
+def several_seeds(dataset: TransitionDataset, device: torch.device, quick: bool) -> Work:
     """An update of SEEDS stacked agents, with a batch for each."""
     config = our_config("ac", quick)
     spaces = Spaces(OBS_DIM, [-1.0] * ACTION_DIM, [1.0] * ACTION_DIM)
@@ -181,11 +189,11 @@ def several_seeds(dataset: TransitionDataset, device: torch.device, quick: bool)
     generators = [torch.Generator(device).manual_seed(seed) for seed in range(SEEDS)]
     stack, batches = AgentStack(agents, generators), StackedBatches(prepared[0], generators)
 
-    def turn(updates: int) -> None:
+    def work(updates: int) -> None:
         for _ in range(updates):
             stack.update(batches.sample(BATCH))
 
-    return turn
+    return work
 
 
 class Recorder(TorchDispatchMode):
@@ -206,75 +214,46 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def products_of(updates: Updates) -> Turn:
+def products_of(updates: Updates) -> Work:
     """The matrix products of an update, forward and backward, and nothing else."""
     with Recorder() as recorder:
         updates.update()
 
     @torch.no_grad()
-    def turn(times: int) -> None:
+    def work(times: int) -> None:
         for _ in range(times):
             for func, args, kwargs in recorder.calls:
                 func(*args, **kwargs)
 
-    return turn
-
-
-def peer_cases(
-    options: dict[str, Any], dataset: TransitionDataset, device: torch.device
-) -> dict[str, Turn]:
-    """The published agents, with PyTorch's own settings."""
-    cases: dict[str, Turn] = {}
-    if options["ding_jin"]:
-        agent = ding_jin_agent(Path(options["ding_jin"]), OBS_DIM, ACTION_DIM, str(device))
-        cases[PEER] = theirs(agent, ReplayBuffer(dataset), device)
-    if options["diffusion_ql"]:
-        agent = diffusion_ql_agent(Path(options["diffusion_ql"]), OBS_DIM, ACTION_DIM, str(device))
-        cases["Diffusion-QL's code"] = theirs(agent, ReplayBuffer(dataset), device)
-    return cases
-
-
-class ReplayBuffer:
-    """What the published `train` draws batches from."""
-
-    def __init__(self, dataset: TransitionDataset) -> None:
-        self.dataset = dataset
-
-    def sample(self, batch_size: int) -> tuple[torch.Tensor, ...]:
-        b = self.dataset.sample(batch_size)
-        going_on = 1 - b.terminals[:, None]
-        return b.observations, b.actions, b.next_observations, b.rewards[:, None], going_on
-
-
-def theirs(agent: Any, replay_buffer: ReplayBuffer, device: torch.device) -> Turn:
-    def turn(updates: int) -> None:
-        torch.set_float32_matmul_precision("highest")
-        agent.train(replay_buffer, updates, BATCH)
-        use_precision("fp32", device)
-
-    return turn
+    return work
 
 
 # How ------------------------------------------------------------------------------------------
 
 
-def measure(
-    cases: dict[str, Turn], rounds: int, calls: int, device: torch.device
-) -> dict[str, Any]:
+def measure(turns: Mapping[str, Turn], rounds: int, calls: int) -> dict[str, Any]:
     """Seconds of an update, (rounds,) a case."""
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    times = {case: np.zeros(rounds) for case in cases}
-    for turn in cases.values():  # compilers, libraries and optimisers begin here
+    times = {case: np.zeros(rounds) for case in turns}
+    for turn in turns.values():  # compilers, libraries and optimisers begin here
         turn(calls)
     for i in range(rounds):
-        for case, turn in cases.items():
+        for case, turn in turns.items():
             turn(2)  # after another's turn the caches are cold
-            wait(device)
-            begin = clock()
-            turn(calls)
-            wait(device)
-            times[case][i] = (clock() - begin) / calls
+            times[case][i] = turn(calls) / calls
     return times
+
+
+def timed(work: Work, device: torch.device) -> Turn:
+    """Work of this process with its seconds."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+
+    def turn(updates: int) -> float:
+        begin = clock()
+        work(updates)
+        wait(device)
+        return clock() - begin
+
+    return turn
 
 
 def wait(device: torch.device) -> None:
@@ -301,51 +280,6 @@ def judge(claim: Claim, times: dict[str, Any]) -> dict[str, Any]:
     """Whether a claim holds, with the number."""
     found = ratio(times, claim.case, claim.base)
     return {**claim._asdict(), "ratio": found, "holds": found >= claim.factor}
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """The tables."""
-    lines = ["# Speed of training", "", "| | computed in | ms | a second | ratio |"]
-    lines.append("|---|---|---|---|---|")
-    for r in result["rows"]:
-        share = "–" if r["of_peer"] is None else f"{r['of_peer']:.2f}"
-        lines.append(
-            f"| {r['case']} | {r['computed'] or '–'} | {r['ms']:.2f} "
-            f"| {r['updates_per_second']:.0f} | {share} |"
-        )
-    lines.append("")
-    for c in result["claims"]:
-        verdict = "holds" if c["holds"] else "does not hold"
-        lines.append(
-            f"- {c['case']}: at least {c['factor']} times {c['base']}: {c['ratio']:.2f}, {verdict}."
-        )
-    loading, evaluation = result["loading"], result["evaluation"]
-    lines += ["", "| loading | ours, s | the loop, s | ratio |", "|---|---|---|---|"]
-    for kind, f in loading["files"].items():
-        lines.append(f"| {kind} | {f['ours_s']:.3f} | {f['loop_s']:.1f} | {f['ratio']:.0f} |")
-    versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-    lines += [
-        "",
-        f"Loading: {loading['steps']:,} steps of a D4RL-layout file to what training draws from, "
-        "the best of three, against reading the same file and the plain loop of "
-        "`d4rl.qlearning_dataset`; both give the same transitions.",
-        "",
-        f"Evaluation: {evaluation['steps_per_second']:,.0f} steps/s in ten environments with one "
-        f"call of the policy a step; ten episodes that last 1,000 steps take "
-        f"{100 * evaluation['share']:.1f} % of a run that makes 10,000 updates between them.",
-        "",
-        *(
-            []
-            if "cuda" in result["machine"]
-            else ["Measured without a CUDA device: graphs are not in the table.", ""]
-        ),
-        '"Products of" are the matrix products of one update alone. The ratio is how many updates '
-        f"a case makes while {PEER} makes one. Hopper's sizes, batches of {BATCH}.",
-        "",
-        f"Written by `benchmarks/speed.py` on {result['date']}: {result['rounds']} turns of "
-        f"{result['calls']} updates; {result['machine']}, shared with other work; {versions}.",
-    ]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def test_the_environment_has_our_versions(tmp_path: Path, load: Any) -> None:
     assert pinned["torch"] == torch.__version__.partition("+")[0]
     (tmp_path / "installed").touch()  # one that is there is not made again
     assert environment.d3rlpy_python(tmp_path).parent.parent == tmp_path
+    assert environment.fql_python(tmp_path).parent.parent == tmp_path
 
 
 # Ding & Jin -----------------------------------------------------------------------------------

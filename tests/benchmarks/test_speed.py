@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+PEERS = Path(__file__).resolve().parents[2] / "benchmarks" / "peers"
+
 
 @pytest.fixture
 def speed(load: Any) -> Iterator[ModuleType]:
@@ -55,6 +57,28 @@ def test_all_are_measured_in_one_run(speed: ModuleType, tmp_path: Path) -> None:
     table = (out / "speed.md").read_text()
     assert ("graphs are not in the table" in table) == (not torch.cuda.is_available())
     assert str(tmp_path) not in table + json.dumps(result)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (PEERS / ".venv" / "installed").exists(),
+    reason="no environment with d3rlpy: speed.py d3rlpy=true makes it",
+)
+def test_peers_in_other_environments_take_turns(speed: ModuleType, tmp_path: Path) -> None:
+    speed.main(["d3rlpy=true", "quick=true", "rounds=2", "calls=2", f"out={tmp_path}"])
+    result = json.loads((tmp_path / "speed.json").read_text())
+    rows = {r["case"]: r for r in result["rows"]}
+    assert rows.keys() >= {speed.DEFAULT, "d3rlpy's TD3+BC", "d3rlpy's IQL", "d3rlpy's ReBRAC"}
+    assert all(r["ms"] > 0 for r in rows.values())
+    assert result["versions"]["d3rlpy"] == "2.8.1"
+    assert "d3rlpy and FQL have networks of their own" in (tmp_path / "speed.md").read_text()
+
+
+def test_who_is_not_asked_for_is_not_started(load: Any, tmp_path: Path) -> None:
+    peers, data = load("speed_peers"), tmp_path / "data.npz"
+    assert peers.commands(peers.OPTIONS, data, torch.device("cpu")) == {}
+    with pytest.raises(SystemExit, match="fql= needs device=cpu"):
+        peers.commands({**peers.OPTIONS, "fql": "clone"}, data, torch.device("cuda"))
 
 
 def test_a_ratio_is_of_one_round(speed: ModuleType) -> None:
