@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from cmpolicy.agents.agent import Agent, Metrics
+from cmpolicy.agents.agent import Agent, FloatArray, Metrics
 from cmpolicy.consistency.randomness import Tape, drawing_from, requests_of
 from cmpolicy.datasets.transitions import Batch
 from cmpolicy.networks.caller import Caller
@@ -59,10 +59,33 @@ class AgentStack:
             self.share_optimizers()
         return metrics
 
+    def act_with(self, generators: Sequence[torch.Generator]) -> Callable[[FloatArray], FloatArray]:
+        """A function that acts for all seeds at once: (R, N, obs_dim) → (R, N, action_dim).
+
+        Each seed draws from its own of the generators what its agent's `act` would draw.
+        """
+        tape: Tape | None = None
+
+        @torch.inference_mode()
+        def act(observations: FloatArray) -> FloatArray:
+            nonlocal tape
+            obs = torch.from_numpy(observations).to(self.stacked.step.device)
+            if tape is None:
+                tape = Tape(requests_of(lambda: self.agents[0].choose(obs[0])), len(self.agents))
+            tape.record(generators)
+            actions: FloatArray = self.mapped(self.stacked.choose, tape)(obs).cpu().numpy()
+            tape.check_read()
+            return actions
+
+        return act
+
     def over_seeds(self, function: F) -> F:
         """`function` of every seed's modules, inputs (R, …) and draws → its outputs, (R, …)."""
-        tape = self.tape
-        assert tape is not None, "update comes first"
+        assert self.tape is not None, "update comes first"
+        return self.mapped(function, self.tape)
+
+    def mapped(self, function: F, tape: Tape) -> F:
+        """`over_seeds`, with draws from `tape`."""
 
         def of_one(parameters: dict[str, Tensor], numbers: list[Tensor], inputs: Any) -> Any:
             with drawing_from(tape.source(numbers)):
