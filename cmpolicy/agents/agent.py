@@ -25,6 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 FloatArray = npt.NDArray[np.float32]
 Metrics = dict[str, Tensor]  # scalars on the device; nobody reads them between two logs
 LossFunction = Callable[..., tuple[Tensor, Metrics]]  # a pure function of modules and inputs
+Differentiate = Callable[..., tuple[tuple[Tensor, ...], Metrics]]  # loss, parameters, inputs → ∇
 
 
 class Spaces(NamedTuple):
@@ -99,7 +100,7 @@ class Agent(nn.Module):
         self.config = config
         self.total_steps = total_steps
         self.candidates = 1
-        self.differentiate = differentiate
+        self.differentiate: Differentiate = differentiate
         self.vectorize: Callable[[F], F] = itself
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
