@@ -1,7 +1,8 @@
-"""Updates of several seeds at once against one seed after another: results/replicas.md, .json.
+"""Updates of several seeds at once against one seed after another: results/replicas.md, .json;
+with accelerate=compile both compiled, results/replicas_compiled.md, .json.
 
     python benchmarks/replicas.py [agents=[ac,bc]] [seeds=[1,2,5,10]] [rounds=7] [updates=3]
-        [hidden=32] [device=cpu]
+        [hidden=32] [device=cpu] [accelerate=compile]
 
 Hopper's shapes, batches of 256, one CPU thread. In each round one seed alone and each stack take
 their turn; the gain of N seeds is the median over rounds of N × (time of one update alone)/(time of
@@ -17,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,12 @@ from cmpolicy.config import CONFIG_PATH, RLConfig, register_schemas
 from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.tasks.offline_rl import build_agent
 from cmpolicy.tasks.offline_rl_seeds import StackedBatches
+from cmpolicy.training.acceleration import accelerated
 from cmpolicy.training.precision import use_fast_float32_products
 
 DEFAULTS: dict[str, Any] = {
     "agents": ["ac", "bc", "iql", "diffusion_ql", "ac_ding_jin"], "seeds": [1, 2, 5, 10],
-    "rounds": 7, "updates": 3, "hidden": None, "device": "cpu",
+    "rounds": 7, "updates": 3, "hidden": None, "device": "cpu", "accelerate": "off",
     "out": str(Path(__file__).resolve().parent / "results"),
 }  # fmt: skip
 SPACES = Spaces(11, [-1.0] * 3, [1.0] * 3)
@@ -59,11 +62,11 @@ def measure(
     config, data = configuration(name, options["hidden"]), random_data(device)
     alone = build_agent(config, SPACES).to(device)
     prepared = alone.prepare(data)
-    turns: dict[int, Callable[[], object]] = {
-        0: lambda: alone.update(prepared.sample(config.batch_size))
-    }
+    how = (config.batch_size, options["accelerate"], "fp32")
+    turns: dict[int, Callable[[], object]] = {0: partial(accelerated(alone, prepared, *how), 1)}
     for count in counts:
-        turns[count] = stack_of(config, count, prepared, device)
+        stack, batches = stack_of(config, count, prepared, device)
+        turns[count] = partial(accelerated(stack, batches, *how), 1)
     times: dict[int, list[float]] = {count: [] for count in turns}
     for round_ in range(options["rounds"] + 1):
         for count, update in turns.items():
@@ -83,12 +86,11 @@ def measure(
 
 def stack_of(
     config: RLConfig, count: int, data: TransitionDataset, device: torch.device
-) -> Callable[[], object]:
-    """An update of `count` seeds, with what it draws."""
+) -> tuple[AgentStack, StackedBatches]:
+    """`count` seeds, and what gives them batches."""
     agents = [build_agent(config, SPACES).to(device) for _ in range(count)]
     generators = [torch.Generator(device).manual_seed(seed) for seed in range(count)]
-    stack, batches = AgentStack(agents, generators), StackedBatches(data, generators)
-    return lambda: stack.update(batches.sample(config.batch_size))
+    return AgentStack(agents, generators), StackedBatches(data, generators)
 
 
 def seconds_of(update: Callable[[], object], updates: int, device: torch.device) -> float:
@@ -129,13 +131,15 @@ def write(rows: list[dict[str, Any]], options: dict[str, Any], device: torch.dev
     """The table, and its numbers."""
     counts, rounds, out = options["seeds"], options["rounds"], Path(options["out"])
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    compiled = options["accelerate"] == "compile"
+    too = ", compiled too" if compiled else ""
     lines = [
-        "# Several seeds at once",
+        f"# Several seeds at once{', compiled' * compiled}",
         "",
         f"`python {' '.join(['benchmarks/replicas.py', *sys.argv[1:]])}` on {what}, torch "
         f"{torch.__version__}, one CPU thread: updates/s summed over seeds, as a multiple of those "
-        f"of one seed alone, so of N runs one after another; medians of {rounds} rounds in which "
-        "all take turns, on a machine that others used as well. Above 1 it pays to stack.",
+        f"of one seed alone{too}, so of N runs one after another; medians of {rounds} rounds in "
+        "which all take turns, on a machine that others used as well. Above 1 it pays to stack.",
         "",
         "| agent | alone, ms | " + " | ".join(f"{c} at once" for c in counts) + " |",
         "|---|---|" + "---|" * len(counts),
@@ -144,8 +148,9 @@ def write(rows: list[dict[str, Any]], options: dict[str, Any], device: torch.dev
         gains = " | ".join(f"{row['gain'][count]:.2f}" for count in counts)
         lines.append(f"| `{row['agent']}` | {row['alone_ms']:.1f} | {gains} |")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "replicas.md").write_text("\n".join(lines) + "\n")
-    (out / "replicas.json").write_text(json.dumps(rows, indent=1) + "\n")
+    stem = "replicas_compiled" if compiled else "replicas"
+    (out / f"{stem}.md").write_text("\n".join(lines) + "\n")
+    (out / f"{stem}.json").write_text(json.dumps(rows, indent=1) + "\n")
     print("\n".join(lines[4:]))
 
 

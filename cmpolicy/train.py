@@ -147,6 +147,7 @@ def seeds_loop(
     loop = ReplicaLoop(
         task.learner,
         task.dataset,
+        task.evaluate,
         [part for part, _ in parts],
         directory,
         schedule_of(config),

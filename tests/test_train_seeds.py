@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,9 @@ def test_a_seed_of_several_is_the_run_of_that_seed(several: Path, tmp_path: Path
     ours, theirs = RunDirectory(mine).read_results(), RunDirectory(alone).read_results()
     assert ours.keys() == theirs.keys()
     assert (ours["seed"], ours["seeds_at_once"], theirs["seeds_at_once"]) == (3, 2, 1)
-    assert ours["last"] == pytest.approx(theirs["last"], rel=1e-3)
+    assert ours["best"].pop("chosen_by") == theirs["best"].pop("chosen_by")
+    for name in ("last", "best"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-3)
     assert [e["step"] for e in ours["evaluations"]] == [6, 12]
     with (mine / "metrics.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file) if row["critic/loss"]] == [
@@ -121,6 +124,22 @@ def test_killed_and_resumed_all_seeds_end_bit_for_bit(
         )
         assert a.keys() == b.keys()
         assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_best_checkpoints_are_scored_together_as_each_alone(tmp_path: Path) -> None:
+    fast = ("agent.learning_rate=0.01", "agent.ema_decay=0.0", "eval.every=1")
+    path = start(tmp_path / "several", "seeds=[0,3,1]", *fast)
+    steps = []
+    for seed in (0, 3, 1):
+        run = RunDirectory(path / f"seed-{seed}")
+        config = {"checkpoint": "best", "episodes": 1, "seed": 10_000 * (seed + 1) + 5_000}
+        evaluate(EvaluateConfig(run=str(run.path), device="cpu", **config), [])
+        row = json.loads((run.path / "evaluations.jsonl").read_text())
+        best = run.read_results()["best"]
+        assert best["mean_return"] == pytest.approx(row["mean_return"], rel=1e-3)
+        assert best["step"] == row["step"]
+        steps.append(row["step"])
+    assert len(set(steps)) > 1  # nor are all of them the last
 
 
 def test_the_seeds_of_a_run_stay(several: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cmpolicy.consistency.ema import ema_update
+from cmpolicy.consistency.randomness import draw_softmax
 from cmpolicy.consistency.sampling import few_step_levels
 from cmpolicy.datasets.transitions import Batch, TransitionDataset
 from cmpolicy.errors import InputError
@@ -24,6 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 FloatArray = npt.NDArray[np.float32]
 Metrics = dict[str, Tensor]  # scalars on the device; nobody reads them between two logs
 LossFunction = Callable[..., tuple[Tensor, Metrics]]  # a pure function of modules and inputs
+Differentiate = Callable[..., tuple[tuple[Tensor, ...], Metrics]]  # loss, parameters, inputs → ∇
 
 
 class Spaces(NamedTuple):
@@ -103,7 +105,7 @@ class Agent(nn.Module):
         self.config = config
         self.total_steps = total_steps
         self.candidates = 1
-        self.differentiate = differentiate
+        self.differentiate: Differentiate = differentiate
         self.vectorize: Callable[[F], F] = itself
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -175,18 +177,31 @@ class Agent(nn.Module):
                 the agent's own `candidates`, one of which is taken with probability ∝ exp value.
             steps: network calls an action, if not those of the policy.
         """
+        obs = torch.from_numpy(observations).to(self.step.device)
+        actions = self.choose(obs, best_of=best_of, steps=steps, generator=generator)
+        result: FloatArray = actions.cpu().numpy()
+        return result
+
+    def choose(
+        self,
+        obs: Tensor,
+        *,
+        best_of: int | None = None,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """What `act` gives, on the device: (N, obs_dim) → (N, action_dim)."""
         policy = self.average_policy
         levels = None if steps is None else few_step_levels(steps, policy.parameterization)
-        obs = torch.from_numpy(observations).to(self.step.device)
         candidates = best_of or self.candidates
         obs = obs.repeat_interleave(candidates, dim=0)
-        actions = policy(obs, levels=levels, generator=generator)
+        actions: Tensor = policy(obs, levels=levels, generator=generator)
         if candidates > 1:
             values = self.value(obs, actions).view(-1, candidates)
             chosen = values.argmax(1) if best_of else draw_softmax(values, generator)
-            actions = actions.view(*values.shape, -1)[torch.arange(len(chosen)), chosen]
-        result: FloatArray = actions.cpu().numpy()
-        return result
+            rows = torch.arange(len(chosen), device=chosen.device)
+            actions = actions.view(*values.shape, -1)[rows, chosen]
+        return actions
 
     def training_state(self) -> dict[str, Any]:
         """Everything that a resumed training needs."""
@@ -239,11 +254,6 @@ def clip_norm(max_norm: float, *gradients: Tensor) -> tuple[Tensor, ...]:
 def frozen_copy(module: M) -> M:
     """A copy that starts equal and takes no gradient."""
     return copy.deepcopy(module).requires_grad_(False)
-
-
-def draw_softmax(values: Tensor, generator: torch.Generator | None) -> Tensor:
-    """An index a row with probability ∝ exp value: (N, n) → (N,) int64."""
-    return torch.multinomial(values.softmax(1), 1, generator=generator).squeeze(1)
 
 
 def adam(module: nn.Module, learning_rate: float) -> torch.optim.Adam:

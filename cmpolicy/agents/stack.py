@@ -9,14 +9,15 @@ losses are mapped over the seeds by `torch.func.vmap`, and their sum differentia
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from cmpolicy.agents.agent import Agent, Metrics
+from cmpolicy.agents.agent import Agent, Differentiate, FloatArray, Metrics, differentiate
 from cmpolicy.consistency.randomness import Tape, drawing_from, requests_of
 from cmpolicy.datasets.transitions import Batch
 from cmpolicy.networks.caller import Caller
@@ -26,8 +27,10 @@ Optimized = tuple[torch.optim.Optimizer, Tensor]  # one of the parameters that i
 SHARED = {"step"}  # of Adam's state: the count of updates, which no seed has for itself
 
 
-class AgentStack:
+class AgentStack(nn.Module):
     """R agents of one configuration that a single `update` trains.
+
+    As a module it has the stacked parameters, the buffers, and what an update draws.
 
     Each remains an agent by itself, that acts and is saved: its parameters become views into the
     stacked ones. Alone it would come out the same, up to the order in which products are summed.
@@ -39,12 +42,22 @@ class AgentStack:
     """
 
     def __init__(self, agents: Sequence[Agent], generators: Sequence[torch.Generator]) -> None:
+        super().__init__()
         self.agents, self.generators = list(agents), list(generators)
         self.stacked = copy.deepcopy(self.agents[0])
         self.stacked.vectorize = self.over_seeds
-        self.caller = Caller(self.stacked)
         self.tape: Tape | None = None
-        self.gather()
+        self.gather_parameters()
+        self.gather_optimizers()
+
+    @property
+    def differentiate(self) -> Differentiate:
+        """Gives the gradients of all seeds' losses; it may be replaced by a faster form."""
+        return self.stacked.differentiate
+
+    @differentiate.setter
+    def differentiate(self, faster: Differentiate) -> None:
+        self.stacked.differentiate = faster
 
     def update(self, batch: Batch) -> Metrics:
         """One update of every seed: batches (R, B, …) → metrics (R,)."""
@@ -52,31 +65,67 @@ class AgentStack:
             probe = copy.deepcopy(self.agents[0])
             first = Batch(*(column[0] for column in batch))
             self.tape = Tape(requests_of(lambda: probe.update(first)), len(self.agents))
+            for i, numbers in enumerate(self.tape.numbers):
+                self.register_buffer(f"drawn_{i}", numbers, persistent=False)
         self.tape.record(self.generators)
         metrics = self.stacked.update(batch)
-        self.tape.check_read()
+        if self.tape.position or self.differentiate is differentiate:
+            self.tape.check_read()  # what is compiled has read all of it while it was traced
         if not self.optimizers_shared:
             self.share_optimizers()
         return metrics
+
+    def act_with(self, generators: Sequence[torch.Generator]) -> Callable[[FloatArray], FloatArray]:
+        """A function that acts for all seeds at once: (R, N, obs_dim) → (R, N, action_dim).
+
+        Each seed draws from its own of the generators what its agent's `act` would draw.
+        """
+        tape: Tape | None = None
+
+        @torch.inference_mode()
+        def act(observations: FloatArray) -> FloatArray:
+            nonlocal tape
+            obs = torch.from_numpy(observations).to(self.stacked.step.device)
+            if tape is None:
+                tape = Tape(requests_of(lambda: self.agents[0].choose(obs[0])), len(self.agents))
+            tape.record(generators)
+            choose = self.mapped(self.stacked.choose, tape, tape.numbers)
+            actions: FloatArray = choose(obs).cpu().numpy()
+            tape.check_read()
+            return actions
+
+        return act
 
     def over_seeds(self, function: F) -> F:
         """`function` of every seed's modules, inputs (R, …) and draws → its outputs, (R, …)."""
         tape = self.tape
         assert tape is not None, "update comes first"
+        begin = tape.position
 
-        def of_one(parameters: dict[str, Tensor], numbers: list[Tensor], inputs: Any) -> Any:
-            with drawing_from(tape.source(numbers)):
-                return functional_call(
-                    self.caller, parameters, (function, *inputs), tie_weights=False
-                )
-
+        @functools.wraps(function)
         def of_all(*inputs: Any) -> Any:
-            return vmap(of_one)(self.parameters, tape.numbers, inputs)
+            # Both are asked for here, because tracing puts others in their place.
+            numbers = [self.get_buffer(f"drawn_{i}") for i in range(len(tape.numbers))]
+            tape.position = begin
+            return self.mapped(function, tape, numbers)(*inputs)
 
         return of_all  # type: ignore[return-value]
 
-    def gather(self) -> None:
-        """Stack the agents' parameters and optimisers' states, as they now are."""
+    def mapped(self, function: F, tape: Tape, numbers: list[Tensor]) -> F:
+        """`over_seeds`, with `numbers` for the draws of `tape`."""
+        caller = Caller(self.stacked)
+
+        def of_one(parameters: dict[str, Tensor], numbers: list[Tensor], inputs: Any) -> Any:
+            with drawing_from(tape.source(numbers)):
+                return functional_call(caller, parameters, (function, *inputs), tie_weights=False)
+
+        def of_all(*inputs: Any) -> Any:
+            return vmap(of_one)(dict(caller.named_parameters()), numbers, inputs)
+
+        return of_all  # type: ignore[return-value]
+
+    def gather_parameters(self) -> None:
+        """Stack the agents' parameters, of which theirs become views."""
         rows = [dict(agent.named_parameters()) for agent in self.agents]
         with torch.no_grad():
             for name, parameter in self.stacked.named_parameters():
@@ -87,9 +136,9 @@ class AgentStack:
             for agent in (self.stacked, *self.agents):
                 path, _, leaf = name.rpartition(".")
                 setattr(agent.get_submodule(path), leaf, buffer)
-        self.parameters: dict[str, Tensor] = {
-            f"module.{n}": p for n, p in self.stacked.named_parameters()
-        }
+
+    def gather_optimizers(self) -> None:
+        """Stack the states of the agents' optimisers, as they now are."""
         for (optimizer, stacked), *own in self.optimized():
             states = [one.state.get(p, {}) for one, p in own]
             optimizer.state[stacked] = {
@@ -135,4 +184,4 @@ class AgentStack:
         """
         for agent, own in zip(self.agents, state["agents"], strict=True):
             agent.load_training_state(own)
-        self.gather()
+        self.gather_optimizers()

@@ -32,13 +32,13 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 class Request(NamedTuple):
     """What is wanted of a generator."""
 
-    law: str  # "normal_" or "uniform_", as tensors fill themselves
+    law: str  # "normal_", "uniform_" or "exponential_", as tensors fill themselves
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
 
-    def fill(self, out: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw into `out`, of this shape: bit for bit what torch.randn or torch.rand would draw."""
+    def fill(self, out: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw into `out`, of this shape: bit for bit what torch's functions would draw."""
         filled: Tensor = getattr(out, self.law)(generator=generator)
         return filled
 
@@ -78,6 +78,19 @@ def uniform(
     if generator is None and GlobalGenerator.substitute is not None:
         return GlobalGenerator.substitute(Request("uniform_", shape, like.dtype, like.device))
     return torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
+def draw_softmax(values: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """An index a row with probability ∝ exp value: (N, n) → (N,) int64.
+
+    As torch.multinomial, bit for bit: of exponential waiting times with those rates the least.
+    """
+    request = Request("exponential_", tuple(values.shape), values.dtype, values.device)
+    if generator is None and GlobalGenerator.substitute is not None:
+        times = GlobalGenerator.substitute(request)
+    else:
+        times = request.fill(torch.empty_like(values), generator)
+    return (values.softmax(1) / times).argmax(1)
 
 
 def draw(x0: Tensor, randomness: Randomness = None) -> Draws:
@@ -122,13 +135,13 @@ def requests_of(function: Callable[[], object]) -> list[Request]:
 
 
 class Tape:
-    """All that one update draws, for R seeds, drawn before it.
+    """All that one call of a function draws, for R seeds, drawn before it.
 
-    Each seed has a generator of its own, and draws from it what it would draw alone. An update
+    Each seed has a generator of its own, and draws from it what it would draw alone. A call
     reads the tape from its beginning to its end; the tensors stay where they are in memory.
 
     Attributes:
-        requests: what an update of one seed draws, in order.
+        requests: what a call for one seed draws, in order.
         numbers: the numbers, each (R, …).
     """
 
@@ -140,7 +153,7 @@ class Tape:
         self.position = 0
 
     def record(self, generators: Sequence[torch.Generator]) -> None:
-        """Draw the next update's numbers, and wind back to the beginning."""
+        """Draw the next call's numbers, and wind back to the beginning."""
         for request, numbers in zip(self.requests, self.numbers, strict=True):
             for row, generator in zip(numbers, generators, strict=True):
                 request.fill(row, generator)
@@ -152,8 +165,8 @@ class Tape:
         def read(request: Request) -> Tensor:
             if self.position >= len(self.requests) or self.requests[self.position] != request:
                 raise RuntimeError(
-                    f"draw {self.position} of the update is {request}, which the first update had "
-                    "not; seeds are stacked where every update draws the same"
+                    f"draw {self.position} is {request}, which the first call had not; seeds are "
+                    "stacked where every update draws the same"
                 )
             self.position += 1
             return numbers[self.position - 1]
@@ -161,8 +174,8 @@ class Tape:
         return read
 
     def check_read(self) -> None:
-        """Raise RuntimeError unless an update has read the tape to its end."""
+        """Raise RuntimeError unless a call has read the tape to its end."""
         if self.position != len(self.requests):
             raise RuntimeError(
-                f"the update drew {self.position} times from a tape of {len(self.requests)}"
+                f"the call drew {self.position} times from a tape of {len(self.requests)}"
             )

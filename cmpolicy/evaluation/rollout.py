@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
-Act = Callable[[FloatArray], FloatArray]  # (N, obs_dim) → (N, action_dim)
+Act = Callable[[FloatArray], FloatArray]  # (N, obs_dim) → (N, action_dim); or (R, N, …)
+MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -38,26 +39,60 @@ class Episodes:
         return float(self.returns.std(ddof=1) / n**0.5) if n > 1 else 0.0
 
 
-def roll_out(
-    act: Act, make_env: Callable[[], gymnasium.Env[Any, Any]], episodes: int, seed: int
-) -> Episodes:
+class OneEpisode(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment that stands still after its first episode, which costs no time."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.over = False
+        self.observation: Any = None
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """Begin the episode; after it, nothing."""
+        if self.over:
+            return self.observation, {}
+        return super().reset(**options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """A step of the episode; after it, the last observation once more, and no reward."""
+        if self.over:
+            return self.observation, 0.0, False, False, {}
+        self.observation, reward, terminated, truncated, info = super().step(action)
+        self.over = terminated or truncated
+        return self.observation, reward, terminated, truncated, info
+
+
+def roll_out(act: Act, make_env: MakeEnv, episodes: int, seed: int) -> Episodes:
     """One episode in each of `episodes` environments, stepped together.
 
     Every environment gives exactly one episode, so long episodes count as often as short ones.
     Environment i is seeded with `seed` + i. One call of `act` a step serves all of them.
     """
-    envs = gymnasium.vector.SyncVectorEnv([make_env] * episodes)
+    [rolled] = roll_out_seeds(lambda obs: act(obs[0])[None], make_env, episodes, [seed])
+    return rolled
+
+
+def roll_out_seeds(
+    act: Act, make_env: MakeEnv, episodes: int, seeds: Sequence[int]
+) -> list[Episodes]:
+    """`roll_out` for each of R seeds, the environments of all stepped together.
+
+    One call of `act` a step, (R, episodes, obs_dim) → (R, episodes, action_dim), serves all.
+    """
+    shape = (len(seeds), episodes)
+    envs = gymnasium.vector.SyncVectorEnv([lambda: OneEpisode(make_env())] * (shape[0] * shape[1]))
     try:
-        observations, _ = envs.reset(seed=[seed + i for i in range(episodes)])
-        returns = np.zeros(episodes)
-        lengths = np.zeros(episodes, dtype=np.int64)
-        running = np.ones(episodes, dtype=bool)
+        observations, _ = envs.reset(seed=[seed + i for seed in seeds for i in range(episodes)])
+        returns = np.zeros(shape)
+        lengths = np.zeros(shape, dtype=np.int64)
+        running = np.ones(shape, dtype=bool)
         while running.any():
-            actions = act(observations.astype(np.float32))
-            observations, rewards, terminated, truncated, _ = envs.step(actions)
-            returns += rewards * running
+            actions = act(observations.astype(np.float32).reshape(*shape, -1))
+            flat = actions.reshape(envs.num_envs, -1)
+            observations, rewards, terminated, truncated, _ = envs.step(flat)
+            returns += rewards.reshape(shape)
             lengths += running
-            running &= ~(terminated | truncated)
+            running &= ~(terminated | truncated).reshape(shape)
     finally:
         envs.close()
-    return Episodes(returns, lengths)
+    return [Episodes(*rows) for rows in zip(returns, lengths, strict=True)]

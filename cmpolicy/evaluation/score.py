@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from cmpolicy.evaluation.environments import Environment
-from cmpolicy.evaluation.rollout import Act, Episodes, roll_out
+from cmpolicy.evaluation.rollout import Act, Episodes, roll_out, roll_out_seeds
 
 
 @dataclass(frozen=True)
@@ -69,3 +69,17 @@ def evaluate_agent(
     generator = torch.Generator(device=device).manual_seed(seed)
     rolled = roll_out(act_with(generator), env.make, episodes, seed)
     return score_of(rolled, references)
+
+
+def evaluate_agents(
+    act_with: Callable[[Sequence[torch.Generator]], Act],
+    env: Environment,
+    references: tuple[float, float] | None,
+    episodes: int,
+    seeds: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> list[Score]:
+    """`evaluate_agent` for each of R seeds; one call of what acts for all, (R, N, …), a step."""
+    generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
+    rolled = roll_out_seeds(act_with(generators), env.make, episodes, seeds)
+    return [score_of(each, references) for each in rolled]

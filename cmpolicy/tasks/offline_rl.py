@@ -106,13 +106,21 @@ class OfflineRL:
 
     def evaluate(self, step: int) -> Evaluation:
         """The evaluation during training: the same environment seeds each time."""
-        score = self.score(self.config.eval.episodes, 10_000 * (self.config.seed + 1))
-        scalars = {f"eval/{k}": float(v) for k, v in asdict(score).items() if v is not None}
-        return Evaluation(step, score.headline, scalars)
+        return evaluation_of(self.score(self.config.eval.episodes, self.eval_seed), step)
 
     def final_score(self) -> Score:
         """The evaluation at the end, on environment seeds that no checkpoint was chosen by."""
-        return self.score(self.config.eval.final_episodes, 10_000 * (self.config.seed + 1) + 5_000)
+        return self.score(self.config.eval.final_episodes, self.final_seed)
+
+    @property
+    def eval_seed(self) -> int:
+        """Of the first episode during training, and of the noise."""
+        return 10_000 * (self.config.seed + 1)
+
+    @property
+    def final_seed(self) -> int:
+        """Of those at the end."""
+        return self.eval_seed + 5_000
 
     def data_score(self) -> float:
         """The mean of the data's own episodes, in the unit of the learning curve."""
@@ -194,6 +202,12 @@ def build_agent(config: RLConfig, spaces: Spaces) -> Agent:
     if algorithm not in AGENTS:
         raise InputError(f"unknown algorithm {algorithm!r}, expected one of {', '.join(AGENTS)}")
     return AGENTS[algorithm](spaces, config.agent, config.steps or config.updates)
+
+
+def evaluation_of(score: Score, step: int) -> Evaluation:
+    """A score as the loop takes it."""
+    scalars = {f"eval/{k}": float(v) for k, v in asdict(score).items() if v is not None}
+    return Evaluation(step, score.headline, scalars)
 
 
 def act_with(

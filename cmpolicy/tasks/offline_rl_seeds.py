@@ -11,7 +11,8 @@ import torch
 from cmpolicy.agents.stack import AgentStack
 from cmpolicy.config import RLConfig
 from cmpolicy.datasets.transitions import Batch, TransitionDataset
-from cmpolicy.tasks.offline_rl import OfflineRL
+from cmpolicy.evaluation.score import Score, evaluate_agents
+from cmpolicy.tasks.offline_rl import OfflineRL, evaluation_of
 from cmpolicy.training.loop import Evaluation
 from cmpolicy.training.random_state import OwnRandomState
 from cmpolicy.training.replicas import standard_error
@@ -53,6 +54,23 @@ class OfflineRLSeeds:
     def seeds(self) -> list[int]:
         """In the order of the stack."""
         return [task.config.seed for task in self.tasks]
+
+    def scores(self, episodes: int, seeds: Sequence[int]) -> list[Score]:
+        """Evaluate the agents as they stand, all at once."""
+        env, references = self.tasks[0].env, self.tasks[0].references
+        act_with = self.learner.act_with
+        return evaluate_agents(act_with, env, references, episodes, seeds, self.device)
+
+    def evaluate(self, step: int) -> list[Evaluation]:
+        """What `OfflineRL.evaluate` gives for each seed."""
+        seeds = [task.eval_seed for task in self.tasks]
+        scores = self.scores(self.config.eval.episodes, seeds)
+        return [evaluation_of(score, step) for score in scores]
+
+    def final_scores(self) -> list[Score]:
+        """What `OfflineRL.final_score` gives for each seed."""
+        seeds = [task.final_seed for task in self.tasks]
+        return self.scores(self.config.eval.final_episodes, seeds)
 
     def run_name(self) -> str:
         """Task and agent, a path below output_dir."""

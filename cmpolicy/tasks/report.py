@@ -106,19 +106,28 @@ class Reporter(Results):
 
     def finish(self, loop: TrainingLoop) -> None:
         """Evaluate the last and the best checkpoint on fresh seeds, and report both, apart."""
-        evaluations = loop.evaluations
         last_score = self.task.final_score()
-        best = self.run.load_checkpoint("best")
-        loop.learner.load_training_state(best["learner"])
+        best_step = self.load_best(loop)
         best_score = self.task.final_score()
         loop.restore()
+        self.report(loop, last_score, best_score, best_step)
+
+    def load_best(self, loop: TrainingLoop) -> int:
+        """Give the learner the weights of the best checkpoint; returns its step."""
+        best = self.run.load_checkpoint("best")
+        loop.learner.load_training_state(best["learner"])
+        return int(best["step"])
+
+    def report(self, loop: TrainingLoop, last_score: Any, best_score: Any, best_step: int) -> None:
+        """Write and print what came of the run, with the last weights in its learner."""
+        evaluations = loop.evaluations
         self.task.save_model(self.run)
         self.write(
             True,
             loop.updates_per_second,
             last={"step": loop.step, **dataclasses.asdict(last_score)},
             best={
-                "step": best["step"],
+                "step": best_step,
                 **dataclasses.asdict(best_score),
                 "chosen_by": f"highest of {len(evaluations)} evaluations during training, "
                 "evaluated again on fresh seeds",
@@ -127,7 +136,7 @@ class Reporter(Results):
         )
         picture = self.task.draw(self.run, evaluations)
         log.info("last checkpoint:  %s", last_score)
-        log.info("best checkpoint:  %s (step %d)", best_score, best["step"])
+        log.info("best checkpoint:  %s (step %d)", best_score, best_step)
         self.task.remark()
         print(f"picture: {picture}")
         print(f"run: {self.run.path}")
@@ -155,10 +164,15 @@ class SeedsReporter(Results):
             reporter.progress([], speed)
 
     def finish(self, loop: TrainingLoop) -> None:
-        """Report seed after seed, then means over seeds."""
-        for seed, (part, reporter) in zip(self.task.seeds, self.parts, strict=True):
+        """Evaluate all seeds at once, as `Reporter.finish` one; report each, then means."""
+        last_scores = self.task.final_scores()
+        steps = [reporter.load_best(part) for part, reporter in self.parts]
+        best_scores = self.task.final_scores()
+        loop.restore()
+        scores = zip(last_scores, best_scores, steps, strict=True)
+        for seed, (part, reporter), own in zip(self.task.seeds, self.parts, scores, strict=True):
             log.info("seed %d", seed)
-            reporter.finish(part)
+            reporter.report(part, *own)
         results = [reporter.run.read_results() for _, reporter in self.parts]
         last, best = (self.task.summary(results, name) for name in ("last", "best"))
         history = [{"step": e.step, **e.scalars} for e in loop.evaluations]

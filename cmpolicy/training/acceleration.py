@@ -31,10 +31,16 @@ Gradients = tuple[tuple[Tensor, ...], dict[str, Tensor]]  # and metrics
 
 
 @runtime_checkable
-class Accelerable(Protocol):
-    """A learner whose update is a function of tensors alone: the same operations every time."""
+class Compilable(Protocol):
+    """A learner whose losses are functions of tensors alone: the same operations every time."""
 
     differentiate: Callable[..., Gradients]
+
+
+@runtime_checkable
+class Graphable(Compilable, Protocol):
+    """A learner whose whole update is, random numbers of torch's generator included."""
+
     optimizers: dict[str, torch.optim.Optimizer]
 
 
@@ -55,14 +61,16 @@ def resolve_acceleration(
     Raises:
         InputError: if the learner or the device does not have it.
     """
-    able = isinstance(learner, Accelerable)
+    able = isinstance(learner, Graphable)
+    if name == "auto" and device.type == "cuda":
+        return "graph" if able and not growing else "off"
     if name == "auto":
-        compiled = "compile" if updates >= WORTH_COMPILING else "off"
-        if not able or (device.type == "cuda" and growing):
-            return "off"
-        return "graph" if device.type == "cuda" else compiled
-    if name != "off" and not able:
-        raise InputError(f"accelerate={name} is for a single agent; give accelerate=off")
+        worth = isinstance(learner, Compilable) and updates >= WORTH_COMPILING
+        return "compile" if worth else "off"
+    if name == "compile" and not isinstance(learner, Compilable):
+        raise InputError("accelerate=compile is for agents; give accelerate=off")
+    if name == "graph" and not able:
+        raise InputError("accelerate=graph is for a single agent; give accelerate=off")
     if name == "graph" and growing:
         raise InputError("accelerate=graph is for data that does not grow; give compile or off")
     if name == "graph" and device.type != "cuda":
@@ -77,9 +85,10 @@ def accelerated(
     updates = Updates(learner, dataset, batch_size, rounded=precision == "bf16")
     if acceleration == "off":
         return updates
-    assert isinstance(learner, Accelerable)
     if acceleration == "graph":
+        assert isinstance(learner, Graphable)
         return GraphedUpdates(updates, learner)
+    assert isinstance(learner, Compilable)
     if not isinstance(learner.differentiate, CompiledGradients):
         log.info("the first update compiles, which takes about half a minute")
         learner.differentiate = CompiledGradients(learner)
@@ -116,7 +125,7 @@ class GraphedUpdates:
     the learner between two calls. Random numbers go on where torch's generator of the device is.
     """
 
-    def __init__(self, updates: Updates, learner: Accelerable) -> None:
+    def __init__(self, updates: Updates, learner: Graphable) -> None:
         self.updates = updates
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.warm = 0
@@ -165,7 +174,7 @@ class CompiledGradients:
     Where it does not compile, for want of a C++ compiler for instance, the agent goes on without.
     """
 
-    def __init__(self, learner: Accelerable) -> None:
+    def __init__(self, learner: Compilable) -> None:
         assert isinstance(learner, nn.Module)
         self.caller = Caller(learner)
         self.learner, self.eager = learner, learner.differentiate

@@ -253,13 +253,17 @@ class TrainingLoop:
     def assess(self) -> Evaluation:
         """Evaluate, log, and keep the checkpoint if it is the best so far."""
         evaluation = self.evaluate(self.step)
+        self.take(evaluation)
+        return evaluation
+
+    def take(self, evaluation: Evaluation) -> None:
+        """What follows an evaluation."""
         self.evaluations.append(evaluation)
         self.run.log(self.step, evaluation.scalars)
         if evaluation.score >= max(e.score for e in self.evaluations):
             self.run.save_checkpoint("best", self.state())
         if self.on_evaluation is not None:
             self.on_evaluation(self.evaluations, self.updates_per_second)
-        return evaluation
 
     def open_logs(self) -> None:
         """Begin logging; what a killed run wrote beyond its checkpoint is dropped."""

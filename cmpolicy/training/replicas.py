@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cmpolicy.training.loop import (
@@ -28,6 +28,7 @@ class ReplicaLoop(TrainingLoop):
     Args:
         learner: updates all; its scalars are (R,), its training state has each seed's own under
             ``agents``.
+        evaluate: gives the evaluations of all seeds.
         seeds: the loops of the seeds.
         run: the directory above theirs.
         on_evaluation: called after each evaluation with the means over seeds.
@@ -37,6 +38,7 @@ class ReplicaLoop(TrainingLoop):
         self,
         learner: Learner,
         dataset: Dataset,
+        evaluate: Callable[[int], Sequence[Evaluation]],
         seeds: Sequence[TrainingLoop],
         run: RunDirectory,
         schedule: Schedule,
@@ -44,10 +46,17 @@ class ReplicaLoop(TrainingLoop):
         on_evaluation: OnEvaluation | None = None,
         progress_bar: bool = True,
     ) -> None:
+
+        def evaluate_and_take(step: int) -> Evaluation:
+            each = evaluate(step)
+            for loop, evaluation in zip(seeds, each, strict=True):
+                loop.take(evaluation)
+            return over_seeds(each)
+
         super().__init__(
             learner,
             dataset,
-            lambda step: over_seeds([loop.assess() for loop in seeds]),
+            evaluate_and_take,
             run,
             schedule,
             on_evaluation=on_evaluation,
@@ -85,13 +94,11 @@ class ReplicaLoop(TrainingLoop):
                     f"resume={self.run.path}/seed-N"
                 ) from None
 
-    def assess(self) -> Evaluation:
-        """Evaluate seed after seed; each logs, and keeps the checkpoint that is its best so far."""
-        evaluation = self.evaluate(self.step)
+    def take(self, evaluation: Evaluation) -> None:
+        """Each seed has logged its own, and kept the checkpoint that is its best so far."""
         self.evaluations.append(evaluation)
         if self.on_evaluation is not None:
             self.on_evaluation(self.evaluations, self.updates_per_second)
-        return evaluation
 
     def save_last(self) -> None:
         """The file of all seeds first: a kill between two files must not part them."""

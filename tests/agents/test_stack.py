@@ -121,6 +121,40 @@ def test_a_seed_among_five_is_the_seed_alone(name: str, dataset: TransitionDatas
     assert np.abs(actions[0] - actions[2]).max() > 1e-2
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_seeds_act_together_as_each_alone(name: str, dataset: TransitionDataset) -> None:
+    """Through all steps and candidates of their policies, the second action as the first."""
+    stacked = Trained(config_of(name), dataset, (3, 7, 0))
+    stacked.update(3)
+    observations = np.random.default_rng(0).normal(3, 2, size=(3, 6, 5)).astype(np.float32)
+    state = torch.get_rng_state()
+    act = stacked.stack.act_with([torch.Generator().manual_seed(s) for s in (5, 6, 8)])
+    together = [act(observations) for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.abs(together[0] - together[1]).max() > 1e-2
+    for i, (agent, seed) in enumerate(zip(stacked.agents, (5, 6, 8), strict=True)):
+        generator = torch.Generator().manual_seed(seed)
+        for actions in together:
+            alone = agent.act(observations[i], generator=generator)
+            np.testing.assert_allclose(actions[i], alone, rtol=1e-4, atol=1e-5)
+    assert act(observations).dtype == np.float32
+
+
+def test_an_action_is_of_the_weights_as_they_are(dataset: TransitionDataset) -> None:
+    """After an update, and after weights were loaded into one of the agents."""
+    stacked, other = (Trained(config_of("bc"), dataset, seeds) for seeds in ((3, 7), (9,)))
+    observations = np.zeros((2, 4, 5), np.float32)
+    act = stacked.stack.act_with([torch.Generator().manual_seed(s) for s in (0, 0)])
+    act(observations)
+    stacked.update(2)
+    stacked.agents[1].load_training_state(other.agents[0].training_state())
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    actions = stacked.stack.act_with(generators)(observations)
+    for i, agent in enumerate((stacked.agents[0], other.agents[0])):
+        alone = agent.act(observations[i], generator=torch.Generator().manual_seed(0))
+        np.testing.assert_allclose(actions[i], alone, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("loss", [name for name in LOSSES if name != "ict"])
 def test_every_loss_can_be_stacked(loss: str, dataset: TransitionDataset) -> None:
     config = BCConfig(policy=PolicyConfig(hidden=[8], loss=loss))

@@ -22,6 +22,28 @@ def test_a_row_an_agent_and_a_column_a_stack(load: Any, tmp_path: Path) -> None:
         assert row["ms"]["3"] > 0
 
 
+def test_compiled_stacks_have_a_table_of_their_own(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: list[Any] = []
+
+    def keep(graph: Any, *_: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr("torch._inductor.compile", keep)
+    options = ["agents=[bc]", "seeds=[2]", "rounds=1", "updates=1", "hidden=4"]
+    load("replicas").main([*options, "accelerate=compile", f"out={tmp_path}"])
+    assert len(graphs) == 2  # of one seed's loss, and of two seeds'
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "replicas_compiled.md",
+        "replicas_compiled.json",
+    }
+    assert "alone, compiled too, so" in (tmp_path / "replicas_compiled.md").read_text()
+
+
 def test_an_unknown_option_is_refused(load: Any) -> None:
-    with pytest.raises(SystemExit, match="unknown option 'colour', expected one of agents"):
+    with pytest.raises(
+        SystemExit, match="unknown option 'colour', expected one of accelerate, agents"
+    ):
         load("replicas").main(["colour=red"])

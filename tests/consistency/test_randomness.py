@@ -10,6 +10,7 @@ from cmpolicy.consistency.randomness import (
     Request,
     Tape,
     draw,
+    draw_softmax,
     drawing_from,
     normal,
     normal_like,
@@ -39,6 +40,22 @@ def test_numbers_are_torchs_own(shape: tuple[int, ...]) -> None:
     assert torch.equal(ours[0], torch.randn(shape, dtype=torch.float64))
     assert torch.equal(ours[1], torch.rand(shape, dtype=torch.float64))
     assert torch.equal(ours[2], torch.randn(shape, dtype=torch.float64, generator=seeded(2)))
+
+
+def test_an_index_is_torchs_own() -> None:
+    values = 3 * torch.randn(200, 7, generator=seeded(0))
+    rates = values.softmax(1)
+    theirs = torch.multinomial(rates, 1, generator=seeded(2)).squeeze(1)
+    assert torch.equal(draw_softmax(values, seeded(2)), theirs)
+    torch.manual_seed(3)
+    ours = draw_softmax(values)
+    torch.manual_seed(3)
+    assert torch.equal(ours, torch.multinomial(rates, 1).squeeze(1))
+    assert not torch.equal(ours, theirs)
+    [request] = requests_of(lambda: draw_softmax(values))
+    times = request.fill(torch.empty_like(values), seeded(2))
+    with drawing_from(lambda _: times):
+        assert torch.equal(draw_softmax(values), theirs)
 
 
 def test_a_substitute_answers_for_the_global_generator_alone() -> None:
@@ -100,8 +117,8 @@ def test_a_tape_refuses_draws_that_it_does_not_hold() -> None:
     with pytest.raises(RuntimeError, match="drew 0 times from a tape of 1"):
         tape.check_read()
     with drawing_from(tape.source(tape.numbers)):
-        with pytest.raises(RuntimeError, match="which the first update had not"):
+        with pytest.raises(RuntimeError, match="which the first call had not"):
             uniform((4,), LIKE)
         normal((4,), LIKE)
-        with pytest.raises(RuntimeError, match="which the first update had not"):
+        with pytest.raises(RuntimeError, match="which the first call had not"):
             normal((4,), LIKE)

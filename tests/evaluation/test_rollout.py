@@ -10,7 +10,7 @@ import pytest
 from gymnasium.spaces import Box
 
 from cmpolicy.evaluation.environments import Environment
-from cmpolicy.evaluation.rollout import Episodes, FloatArray, roll_out
+from cmpolicy.evaluation.rollout import Episodes, FloatArray, roll_out, roll_out_seeds
 
 GAINS = np.random.default_rng(0).normal(scale=0.3, size=(11, 3)).astype(np.float32)
 
@@ -89,6 +89,44 @@ def test_one_call_a_step_serves_all_environments() -> None:
 
     roll_out(act, Countdown, 4, 3)
     assert seen == [(4, 1)] * 6
+
+
+def test_seeds_together_give_the_episodes_of_each() -> None:
+    """To the last bit, where `act` treats rows one by one; with one call a step for all."""
+    shapes: list[tuple[int, ...]] = []
+
+    def act(observations: FloatArray) -> FloatArray:
+        shapes.append(observations.shape)
+        return np.stack([linear(rows) for rows in observations])
+
+    make_env, seeds = Environment("Hopper-v5").make, (7, 100, 0)
+    together = roll_out_seeds(act, make_env, 4, seeds)
+    for rolled, seed in zip(together, seeds, strict=True):
+        alone = roll_out(linear, make_env, 4, seed)
+        assert np.array_equal(rolled.returns, alone.returns)
+        assert np.array_equal(rolled.lengths, alone.lengths)
+    assert set(shapes) == {(3, 4, 11)}
+    assert len(shapes) == max(rolled.lengths.max() for rolled in together)
+
+
+def test_an_environment_whose_episode_is_over_makes_no_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[int] = []
+    resets: list[int] = []
+    step, reset = Countdown.step, Countdown.reset
+    monkeypatch.setattr(Countdown, "step", lambda *a: steps.append(1) or step(*a))
+    monkeypatch.setattr(Countdown, "reset", lambda *a, **k: resets.append(1) or reset(*a, **k))
+    seen: list[float] = []
+
+    def act(observations: FloatArray) -> FloatArray:
+        seen.append(float(observations[0, 0]))
+        return np.zeros((len(observations), 1), np.float32)
+
+    rolled = roll_out(act, Countdown, 4, 2)
+    assert len(steps) == rolled.lengths.sum() == 2 + 3 + 4 + 5
+    assert len(resets) == 4
+    assert seen == [2, 1, 0, 0, 0]
 
 
 def test_environments_are_closed_when_the_policy_fails(monkeypatch: pytest.MonkeyPatch) -> None:

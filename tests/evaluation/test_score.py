@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from cmpolicy.datasets import reference_scores
 from cmpolicy.evaluation.environments import Environment
 from cmpolicy.evaluation.rollout import Act, Episodes, FloatArray
-from cmpolicy.evaluation.score import Score, evaluate_agent, score_of
+from cmpolicy.evaluation.score import Score, evaluate_agent, evaluate_agents, score_of
 
 EPISODES = Episodes(np.array([10.0, 30.0]), np.array([4, 8]))
 
@@ -65,3 +67,15 @@ def test_an_evaluation_depends_on_its_seed_and_on_nothing_else() -> None:
     assert evaluate(6) != first
     assert first.normalized_score == first.mean_return
     assert first.episodes == 3
+
+
+def test_seeds_evaluated_together_have_the_scores_of_each() -> None:
+    env, references, seeds = Environment("Hopper-v5"), (0.0, 100.0), (5, 40, 6)
+
+    def each_its_own(generators: Sequence[torch.Generator]) -> Act:
+        acts = [noisy(generator) for generator in generators]
+        return lambda obs: np.stack([act(o) for act, o in zip(acts, obs, strict=True)])
+
+    together = evaluate_agents(each_its_own, env, references, 3, seeds)
+    assert together == [evaluate_agent(noisy, env, references, 3, seed) for seed in seeds]
+    assert len({score.mean_return for score in together}) == 3

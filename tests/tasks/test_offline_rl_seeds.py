@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import h5py
 import hydra
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
+from cmpolicy.agents import Agent
 from cmpolicy.config import CONFIG_PATH, RLConfig, register_schemas
 from cmpolicy.tasks.offline_rl import OfflineRL
 from cmpolicy.tasks.offline_rl_seeds import OfflineRLSeeds, StackedBatches
@@ -63,6 +66,34 @@ def test_each_seed_begins_as_it_would_alone(data: str, task: OfflineRLSeeds) -> 
         assert all(torch.equal(a, b) for a, b in zip(batch, ours, strict=True))
         assert task.tasks[i].evaluate(3) == alone.evaluate(3)
     assert task.tasks[1].dataset is task.tasks[0].dataset
+
+
+@pytest.mark.parametrize("agent", ["ac", "diffusion_ql"])
+def test_all_seeds_are_evaluated_with_one_call_a_step(
+    data: str, agent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Returns differ by what products summed in another order grow to within an episode."""
+    overrides = (f"agent={agent}", "seeds=[4,0,3]", "eval.final_episodes=3")
+    task = OfflineRLSeeds(compose(data, *overrides), CPU)
+    task.learner.update(task.dataset.sample(8))
+    shapes, choose = [], Agent.choose
+
+    def counted(self: Agent, obs: Tensor, **options: Any) -> Tensor:
+        shapes.append(tuple(obs.shape))
+        return choose(self, obs, **options)
+
+    monkeypatch.setattr(Agent, "choose", counted)
+    together, calls = task.evaluate(3), len(shapes)
+    assert set(shapes) == {(2, 11)}  # of a seed, as vmap shows it
+    steps = []
+    for evaluation, alone in zip(together, task.tasks, strict=True):
+        shapes.clear()
+        assert evaluation.scalars == pytest.approx(alone.evaluate(3).scalars, rel=1e-3)
+        steps.append(len(shapes))
+    assert calls == 1 + max(steps)  # the first one finds what is drawn
+    assert len({evaluation.score for evaluation in together}) == 3
+    for score, alone in zip(task.final_scores(), task.tasks, strict=True):
+        assert score.mean_return == pytest.approx(alone.final_score().mean_return, rel=1e-3)
 
 
 def test_batches_have_an_axis_of_seeds(task: OfflineRLSeeds) -> None:

@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from cmpolicy.agents import AGENTS, Agent, Spaces
+from cmpolicy.agents.stack import AgentStack
 from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.errors import InputError
+from cmpolicy.tasks.offline_rl_seeds import StackedBatches
 from cmpolicy.training.acceleration import (
     UPDATES_A_REPLAY,
     WARM_UPS,
     WORTH_COMPILING,
+    CompiledGradients,
     accelerated,
     check_acceleration,
     resolve_acceleration,
@@ -112,6 +115,84 @@ def test_every_agent_compiles(name: str) -> None:
     check_compiled(name)
 
 
+# Several seeds ---------------------------------------------------------------------------------
+
+
+def make_stack(name: str) -> tuple[AgentStack, StackedBatches]:
+    """Three seeds of a small agent, and their batches."""
+    made = [make(name) for _ in range(3)]
+    for i, (agent, _) in enumerate(made):
+        with torch.no_grad():
+            for parameter in agent.parameters():
+                parameter.add_(0.01 * i)
+    generators = [torch.Generator().manual_seed(s) for s in (4, 0, 9)]
+    dataset = made[0][1]
+    return AgentStack([agent for agent, _ in made], generators), StackedBatches(dataset, generators)
+
+
+def train_stack(stack: AgentStack, batches: StackedBatches, updates: int, mode: str) -> None:
+    advance = accelerated(stack, batches, 16, mode, "fp32")
+    for _ in range(updates):
+        _, metrics = advance(1)
+        assert all(m.shape == (3,) and bool(m.isfinite().all()) for m in metrics.values())
+
+
+def check_compiled_stack(name: str, tolerance: float = 1e-4) -> None:
+    stacks = {mode: make_stack(name) for mode in ("off", "compile")}
+    for mode, (stack, batches) in stacks.items():
+        train_stack(stack, batches, 4, mode)
+        state = copy.deepcopy(stack.training_state())
+        resumed, others = make_stack(name)
+        for mine, theirs in zip(resumed.generators, stack.generators, strict=True):
+            mine.set_state(theirs.get_state())
+        for learner, its_batches in ((stack, batches), (resumed, others)):
+            learner.load_training_state(state)
+            train_stack(learner, its_batches, 2, mode)
+        for mine, theirs in zip(
+            resumed.stacked.parameters(), stack.stacked.parameters(), strict=True
+        ):
+            assert torch.equal(mine, theirs)
+    (eager, _), (compiled, _) = stacks.values()
+    assert isinstance(compiled.differentiate, CompiledGradients)  # it has not fallen back
+    assert len(compiled.differentiate.compiled) == len(eager.stacked.optimizers)
+    for ours, theirs in zip(compiled.agents, eager.agents, strict=True):
+        assert_close(ours, theirs, tolerance)
+    for ours, theirs in zip(compiled.generators, eager.generators, strict=True):
+        assert torch.equal(ours.get_state(), theirs.get_state())
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_losses_of_seeds_are_traced(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs, options: graph)
+    check_compiled_stack(name, 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AGENTS)
+def test_seeds_compile(name: str) -> None:
+    check_compiled_stack(name)
+
+
+def test_seeds_that_do_not_compile_go_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the first loss compiles and the second does not: draws go on where they were."""
+    compiled = []
+
+    def fail_later(graph: Any, *_: Any) -> Any:
+        compiled.append(graph)
+        if len(compiled) > 1:
+            raise RuntimeError("out of memory")
+        return graph
+
+    monkeypatch.setattr("torch._inductor.compile", fail_later)
+    (stack, batches), (eager, others) = make_stack("ac"), make_stack("ac")
+    train_stack(stack, batches, 3, "compile")
+    train_stack(eager, others, 3, "off")
+    assert len(compiled) == 2
+    assert not isinstance(stack.differentiate, CompiledGradients)
+    for ours, theirs in zip(stack.agents, eager.agents, strict=True):
+        assert_close(ours, theirs, 1e-5)
+
+
 def test_what_does_not_compile_goes_on_without(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,6 +226,9 @@ def test_auto() -> None:
     assert resolve_acceleration("auto", other, gpu, WORTH_COMPILING) == "off"
     assert resolve_acceleration("off", other, gpu, 1) == "off"
     assert resolve_acceleration("compile", agent, CPU, 1) == "compile"
+    stack, _ = make_stack("bc")
+    assert resolve_acceleration("auto", stack, CPU, WORTH_COMPILING) == "compile"
+    assert resolve_acceleration("auto", stack, gpu, WORTH_COMPILING) == "off"
 
 
 def test_what_cannot_be_is_refused() -> None:
@@ -154,8 +238,10 @@ def test_what_cannot_be_is_refused() -> None:
         resolve_acceleration("graph", agent, CPU, 1)
     with pytest.raises(InputError, match="graph is for data that does not grow"):
         resolve_acceleration("graph", agent, torch.device("cuda"), 1, growing=True)
-    with pytest.raises(InputError, match="accelerate=compile is for a single agent"):
+    with pytest.raises(InputError, match="accelerate=compile is for agents"):
         resolve_acceleration("compile", other, CPU, 1)
+    with pytest.raises(InputError, match="accelerate=graph is for a single agent"):
+        resolve_acceleration("graph", make_stack("bc")[0], torch.device("cuda"), 1)
     with pytest.raises(ValueError, match="unknown accelerate 'jit', expected one of auto, graph"):
         check_acceleration("jit")
 

@@ -114,7 +114,11 @@ def make(path: Path, schedule: Schedule = SCHEDULE, **kwargs: Any) -> ReplicaLoo
     run = RunDirectory(path)
     run.write_config("")
     kwargs = {"progress_bar": False, **kwargs}
-    return ReplicaLoop(learner, Draws(states), loops, run, schedule, **kwargs)
+
+    def evaluate(step: int) -> list[Evaluation]:
+        return [loop.evaluate(step) for loop in loops]
+
+    return ReplicaLoop(learner, Draws(states), evaluate, loops, run, schedule, **kwargs)
 
 
 def resume(path: Path, schedule: Schedule = SCHEDULE) -> ReplicaLoop:
