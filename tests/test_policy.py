@@ -20,7 +20,8 @@ from cmpolicy.action_bounds import BOUNDS
 from cmpolicy.consistency.losses import LOSSES
 from cmpolicy.consistency.parameterization import PARAMETERIZATIONS
 from cmpolicy.errors import InputError
-from cmpolicy.policy import ConsistencyPolicy, PolicyConfig
+from cmpolicy.policy import ConsistencyPolicy
+from cmpolicy.policy_config import PolicyConfig
 
 LOW, HIGH = [-2.0, 0.0], [1.0, 5.0]
 

@@ -30,7 +30,7 @@ class ConsistencyBC(Agent):
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """L_consistency(a | s)."""
-        loss = self.policy.loss(batch.observations, batch.actions, self.progress, batch.weights)
+        loss = self.policy.loss(batch.observations, batch.actions, self.progress)
         return loss, {"actor/consistency_loss": loss.detach()}
 
     def update(self, batch: Batch) -> Metrics:

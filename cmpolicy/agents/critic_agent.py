@@ -98,7 +98,7 @@ class CriticAgent(Agent):
 
     def prepare(self, dataset: TransitionDataset) -> TransitionDataset:
         """Measure the statistics; the data becomes transitions over `n_step` steps."""
-        weighted = super().prepare(dataset)
+        super().prepare(dataset)
         for module in self.modules():
             if isinstance(module, EnsembleCritic):
                 module.obs_mean.copy_(self.policy.obs_mean)
@@ -106,7 +106,7 @@ class CriticAgent(Agent):
         self.reward_scale.fill_(self.scale_of_rewards(dataset))
         self.largest_return.zero_()
         self.widen_limits(dataset.rewards, dataset.episode_ends)
-        return n_step(weighted, self.config.n_step, self.config.discount)
+        return n_step(dataset, self.config.n_step, self.config.discount)
 
     def widen_limits(self, rewards: Tensor, episode_ends: Tensor) -> None:
         """Take the returns of whole episodes into `largest_return`: (N,), (N,) bool."""

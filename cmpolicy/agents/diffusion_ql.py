@@ -68,9 +68,7 @@ class DiffusionQL(CriticAgent):
         The published code divides either critic by the other's size, by the toss of a coin; this
         is the mean of the two.
         """
-        denoising = self.policy.loss(
-            batch.observations, batch.actions, self.progress, batch.weights
-        )
+        denoising = self.policy.loss(batch.observations, batch.actions, self.progress)
         q = self.critic(batch.observations, self.policy(batch.observations))
         size = q.detach().abs().mean(1).flip(0)
         guidance = -(q.mean(1) / size).mean()

@@ -93,9 +93,7 @@ class ConsistencyIQL(CriticAgent):
         with torch.no_grad():
             advantage = q - self.state_value(batch.observations)
             weight = (self.config.temperature * advantage).exp().clamp(max=self.config.max_weight)
-        loss = self.policy.loss(
-            batch.observations, batch.actions, self.progress, weight * batch.weights
-        )
+        loss = self.policy.loss(batch.observations, batch.actions, self.progress, weight)
         return loss, {
             "actor/weighted_loss": loss.detach(),
             "actor/weight": weight.mean(),

@@ -20,7 +20,7 @@ from cmpolicy.config import CONFIG_PATH, register_schemas
 from cmpolicy.consistency.losses import LOSSES
 from cmpolicy.consistency.randomness import normal
 from cmpolicy.datasets.transitions import Batch, TransitionDataset
-from cmpolicy.policy import PolicyConfig
+from cmpolicy.policy_config import PolicyConfig
 from cmpolicy.training.checkpoint import load_state, save_state
 from cmpolicy.training.random_state import OwnRandomState
 
