@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -56,31 +54,11 @@ def test_an_update_is_a_step_of_adam_on_the_consistency_loss_alone() -> None:
         torch.testing.assert_close(now, expected, msg=name, rtol=1e-5, atol=1e-6)
 
 
-def test_good_episodes_are_imitated_more_closely() -> None:
-    """The weights of a batch multiply the consistency loss of each sample."""
-    data = two_ways(50)
-    agent = agent_for(10)
-    agent.prepare(data)
-    count = len(data)
-    batch = data.transitions._replace(weights=torch.arange(float(count)))
-    rng = torch.get_rng_state()
-    loss, _ = agent.actor_loss(batch)
-    torch.set_rng_state(rng)
-    alone = agent.policy.loss(batch.observations, batch.actions, 0.0, batch.weights)
-    torch.testing.assert_close(loss, alone)
-    config = dataclasses.replace(agent.config, return_temperature=0.1)
-    returns = data.replace(rewards=torch.arange(float(count)))
-    weights = ConsistencyBC(Spaces(1, [-1.0], [1.0]), config, 10).prepare(returns).weights
-    torch.testing.assert_close(
-        weights.log().diff(), torch.full((count - 1,), 1 / (count - 1) / 0.1)
-    )
-
-
 def test_rewards_and_what_comes_next_play_no_part() -> None:
     data = two_ways(50)
     t = data.transitions
-    unused = (torch.full_like(column, torch.nan) for column in t[2:5])
-    spoiled = Batch(t.observations, t.actions, *unused, t.weights)
+    unused = [torch.full_like(column, torch.nan) for column in t[2:5]]
+    spoiled = Batch(t.observations, t.actions, *unused, t.observations, t.actions)
     agent = agent_for(10)
     agent.prepare(data)
     assert torch.isfinite(agent.update(spoiled)["actor/consistency_loss"])
@@ -100,6 +78,6 @@ def test_it_learns_both_ways_of_a_bimodal_expert() -> None:
     for _ in range(total):
         agent.update(data.sample(256))
     obs = np.linspace(-0.5, 0.5, 500, dtype=np.float32)[:, None]
-    beside = agent.act(obs, steps=2, generator=torch.Generator().manual_seed(0)) - obs
+    beside = agent.act(obs, steps=2, mode_of=1, generator=torch.Generator().manual_seed(0)) - obs
     assert 0.35 < (beside > 0).mean() < 0.65
     assert (np.abs(np.abs(beside) - 0.4) < 0.15).mean() > 0.65  # the best Gaussian: 0.36

@@ -178,7 +178,8 @@ def test_samples_are_rows_of_the_data_and_follow_the_generator(recorded):
         (500,),
         (500, 4),
         (500,),
-        (500,),
+        (500, 4),
+        (500, 2),
     ]
     assert all(column.dtype == torch.float32 for column in batch)
     rows = (batch.observations[:, None] == dataset.observations).all(-1).int().argmax(1)
@@ -229,29 +230,44 @@ def three_episodes() -> TransitionDataset:
     """Of 3, 2 and 4 transitions, that return 3, 0 and 1."""
     rewards = np.array([1, 1, 1, 0, 0, 1, 0, 0, 0, 0.0])  # the last step is no transition
     terminals = np.isin(np.arange(10), [2, 4, 8])
-    nothing = np.zeros((10, 1))
-    return TransitionDataset.from_arrays(nothing, nothing, rewards, terminals)
+    row = np.arange(10.0)[:, None]
+    return TransitionDataset.from_arrays(row, -row, rewards, terminals)
 
 
-def test_good_episodes_have_larger_weights() -> None:
+def test_good_episodes_are_imitated_more_often() -> None:
     weighted = three_episodes().weighted_by_return(0.5)
-    expected = torch.from_numpy(np.repeat(np.exp(np.array([3, 0, 1]) / 3 / 0.5), [3, 2, 4]))
-    torch.testing.assert_close(weighted.weights, (expected / expected.mean()).float())
-    assert torch.equal(three_episodes().weights, torch.ones(9))
+    generator = torch.Generator().manual_seed(0)
+    index = weighted.draw_index(200_000, generator)
+    imitated = weighted.draw_imitated(index, generator)
+    weights = np.repeat(np.exp(np.array([3, 0, 1]) / 3 / 0.5), [3, 2, 4])
+    for drawn, expected in ((index, np.ones(9)), (imitated, weights)):
+        found = torch.bincount(drawn, minlength=9) / len(drawn)
+        share = torch.from_numpy(expected / expected.sum()).float()
+        torch.testing.assert_close(found, share, atol=4e-3, rtol=0)
+
+
+def test_a_batch_has_what_is_imitated_beside_the_rest() -> None:
+    weighted = three_episodes().weighted_by_return(0.01)  # the first alone
+    batch = weighted.sample(200)
+    assert set(batch.observations[:, 0].tolist()) == set(range(9))
+    assert set(batch.imitated_observations[:, 0].tolist()) == {0, 1, 2}
+    torch.testing.assert_close(batch.imitated_actions, -batch.imitated_observations)
+    alike = three_episodes().sample(200)
+    assert alike.imitated_observations is alike.observations
 
 
 def test_weights_outlive_what_a_dataset_becomes() -> None:
-    weighted = three_episodes().weighted_by_return(0.1)
+    weighted = three_episodes().weighted_by_return(0.01)  # the first alone
     for one in (
         weighted.to("cpu"),
         weighted.replace(rewards=weighted.rewards * 2),
         n_step(weighted, 2, 0.9),
     ):
-        assert torch.equal(one.weights, weighted.weights)
-    assert torch.equal(weighted.at(torch.tensor([0, 3])).weights, weighted.weights[[0, 3]])
+        assert set(one.sample(100).imitated_observations[:, 0].tolist()) == {0, 1, 2}
 
 
-def test_episodes_of_one_return_count_alike() -> None:
+def test_episodes_of_one_return_are_imitated_alike() -> None:
     data = three_episodes()
     alike = data.replace(rewards=torch.zeros(9)).weighted_by_return(0.1)
-    torch.testing.assert_close(alike.weights, torch.ones(9))
+    assert alike.shares is not None
+    torch.testing.assert_close(alike.shares, torch.arange(1, 10, dtype=torch.float64) / 9)
