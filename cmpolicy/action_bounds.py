@@ -10,7 +10,7 @@ from torch import Tensor, nn
 BOUNDS = ("tanh", "clamp", "squash")
 # The bound itself is where tanh is this: at 1 actions recorded there would lie infinitely far off,
 # and near 1 so far that all others lie close together.
-TANH_AT_BOUND = 0.9
+TANH_AT_BOUND = 0.97
 LATENT_STD = 0.5  # σ_d of the latent space, the value for which the literature's levels are tuned
 
 
@@ -19,7 +19,7 @@ class ActionBound(nn.Module):
 
     Actions are scaled to [−1, 1] per dimension; then `kind` says how they stay there:
 
-    - ``"tanh"``: x₀ is atanh(0.9 a), standardised per dimension to σ_d = 0.5. The consistency
+    - ``"tanh"``: x₀ is atanh(0.97 a), standardised per dimension to σ_d = 0.5. The consistency
       equations hold exactly in that space. (A finite distance to the bound is what lets the
       samples reach it; what would lie beyond is clamped.)
     - ``"clamp"``: x₀ is a; samples are clamped, as Ding & Jin's published code runs by default.

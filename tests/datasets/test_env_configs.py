@@ -25,7 +25,7 @@ def test_a_task(path):
     assert (task["d4rl_id"] is None) == (task["d4rl_env_id"] is None)
     assert task["reward"] in REWARDS
     adroit = path.stem.startswith(("pen", "door", "hammer", "relocate"))
-    assert task.get("eta", 0.03) == (0.003 if adroit else 0.03)
+    assert task.get("eta", 0.03) == (0.01 if adroit else 0.03)
     assert set(task["ding_jin"]) == PUBLISHED
     assert 0 < float(task["ding_jin"]["lr"]) <= 1e-3
     if path.stem != "custom":
