@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "errors": set(),
     "atomic_file": set(),
     "action_bounds": set(),
-    "datasets": {"errors"},
+    "datasets": {"atomic_file", "errors"},
     "policy_config": {"action_bounds", "consistency", "networks"},
     "policy": {
         "action_bounds",
