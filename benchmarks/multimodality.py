@@ -242,8 +242,8 @@ def trained(train: TransitionDataset, updates: int, seed: int) -> dict[str, Samp
     for _ in range(updates):
         agent.update(data.sample(batch))
     policies: dict[str, Sample] = {
-        "consistency, 1 step": agent.act,
-        "consistency, 2 steps": lambda obs: agent.act(obs, steps=2),
+        "consistency, 1 step": lambda obs: agent.act(obs, mode_of=1),
+        "consistency, 2 steps": lambda obs: agent.act(obs, steps=2, mode_of=1),
     }
     for name, tanh in (("Gaussian", False), ("Gaussian through tanh", True)):
         torch.manual_seed(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from latency import ACTION_DIM, OBS_DIM
 
 from cmpolicy import ConsistencyPolicy
+from cmpolicy.agents.agent import AgentConfig
 from cmpolicy.datasets.d4rl_hdf5 import load_hdf5
 from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.evaluation.rollout import roll_out
@@ -101,7 +103,8 @@ def evaluation_figures(update: float, quick: bool) -> dict[str, float]:
 
     generator = torch.Generator().manual_seed(0)
     begin = time.process_time()
-    episodes = roll_out(lambda o: policy.act(o, generator=generator), make_env, ENVIRONMENTS, 0)
+    act = partial(policy.act, mode_of=AgentConfig().mode_of, generator=generator)
+    episodes = roll_out(act, make_env, ENVIRONMENTS, 0)
     seconds = time.process_time() - begin
     steps = float(episodes.lengths.sum())
     whole = seconds / steps * ENVIRONMENTS * EPISODE

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 BOUNDS = ("tanh", "clamp", "squash")
-ATANH_LIMIT = 0.999  # |a| beyond this is moved here: atanh is infinite at the bound itself
+# The bound itself is where tanh is this: at 1 actions recorded there would lie infinitely far off,
+# and near 1 so far that all others lie close together.
+TANH_AT_BOUND = 0.97
 LATENT_STD = 0.5  # σ_d of the latent space, the value for which the literature's levels are tuned
 
 
@@ -17,8 +19,9 @@ class ActionBound(nn.Module):
 
     Actions are scaled to [−1, 1] per dimension; then `kind` says how they stay there:
 
-    - ``"tanh"``: x₀ is atanh(a), standardised per dimension to σ_d = 0.5. The consistency
-      equations hold exactly in that space.
+    - ``"tanh"``: x₀ is atanh(0.97 a), standardised per dimension to σ_d = 0.5. The consistency
+      equations hold exactly in that space. (A finite distance to the bound is what lets the
+      samples reach it; what would lie beyond is clamped.)
     - ``"clamp"``: x₀ is a; samples are clamped, as Ding & Jin's published code runs by default.
     - ``"squash"``: x₀ is a, and the model squashes its noisy inputs and its outputs by tanh, as
       ltlhuuu's `Consistency_models_implement` does with `action_norm=True`. It breaks the noise
@@ -72,12 +75,12 @@ class ActionBound(nn.Module):
         """Actions in the environment's units → x₀, (B, action_dim)."""
         a = (actions - self.center) / self.half_range
         if self.kind == "tanh":
-            a = a.clamp(-ATANH_LIMIT, ATANH_LIMIT).atanh()
+            a = (TANH_AT_BOUND * a.clamp(-1, 1)).atanh()
         return (a - self.latent_mean) / self.latent_scale
 
     def decode(self, x0: Tensor) -> Tensor:
         """x₀ → actions inside the bounds whatever x₀ is, (B, action_dim)."""
         a = torch.addcmul(self.latent_mean, x0.nan_to_num(0.0), self.latent_scale)
-        a = a.tanh() if self.kind == "tanh" else a.clamp(-1, 1)
+        a = (a.tanh() / TANH_AT_BOUND if self.kind == "tanh" else a).clamp(-1, 1)
         # Rounding in center + half·a can step over a bound by one unit in the last place.
         return torch.addcmul(self.center, self.half_range, a).clamp(self.low, self.high)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Replace `path` with `data` such that a reader, or a crash, sees the old or the new file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -39,8 +39,11 @@ class EnvConfig:
         name: what the run and the results call it.
         id: Gymnasium id of the evaluation environment; null for the one that belongs to the data.
         d4rl_id, d4rl_env_id: the D4RL dataset, and the environment that its data goes with.
+        max_episode_steps: where D4RL cuts the episodes of that environment, if not where Gymnasium
+            does; null for Gymnasium's.
         minari_id: the Minari dataset.
         reward: a name in `cmpolicy.datasets.rewards`.
+        eta: weight of the Q-guidance of `agent=ac`, the one number that is a suite's own.
         ding_jin: published per-task settings of Consistency-AC, read by `agent=ac_ding_jin`.
     """
 
@@ -48,8 +51,10 @@ class EnvConfig:
     id: str | None = None
     d4rl_id: str | None = None
     d4rl_env_id: str | None = None
+    max_episode_steps: int | None = None
     minari_id: str | None = None
     reward: str = "none"
+    eta: float = 0.03
     ding_jin: dict[str, Any] = field(default_factory=dict)
 
 
@@ -218,6 +223,8 @@ class EvaluateConfig(ImageMetricsConfig):
             null for 1, 2, 5, and the teacher's.
         best_of: actions drawn an observation, of which the critic picks the best; null for the
             agent's own way.
+        mode_of: actions drawn an observation, of which the mode is taken, 1 for a plain sample;
+            null for the agent's own.
         video: write the first episode as video.mp4.
         device: as in training.
     """
@@ -228,12 +235,15 @@ class EvaluateConfig(ImageMetricsConfig):
     seed: int = 1_000
     steps: int | None = None
     best_of: int | None = None
+    mode_of: int | None = None
     video: bool = False
     device: str = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = [name for name in ("best_of", "steps") if getattr(self, name) is not None]
+        given = [
+            name for name in ("best_of", "mode_of", "steps") if getattr(self, name) is not None
+        ]
         check_positive(self, "episodes", *given)
         check_seed(self.seed)
         check_checkpoint(self.checkpoint)

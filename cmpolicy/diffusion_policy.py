@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from cmpolicy.consistency.few_step import EulerSampler
 from cmpolicy.consistency.losses import DIFFUSIONS, Loss
 from cmpolicy.consistency.parameterization import EDMParameterization, Parameterization
-from cmpolicy.policy import ConsistencyPolicy, PolicyConfig
+from cmpolicy.policy import ConsistencyPolicy
+from cmpolicy.policy_config import PolicyConfig
 
 
 @dataclass

@@ -58,7 +58,7 @@ def evaluate_agent_run(
     """Roll out a checkpoint of an agent."""
     recorded = read_record(directory)
     agent, step = load_agent(directory, recorded.spaces, config.checkpoint, device)
-    bind = act_with(agent, config.best_of, config.steps)
+    bind = act_with(agent, config.best_of, config.mode_of, config.steps)
     env, references = recorded.env, recorded.references
     score = evaluate_agent(bind, env, references, config.episodes, config.seed, device)
     row = {
@@ -68,6 +68,7 @@ def evaluate_agent_run(
         "seed": config.seed,
         "network_calls": config.steps or len(agent.policy.levels),
         "best_of": config.best_of or agent.candidates,
+        "mode_of": config.mode_of or agent.config.mode_of,
         **dataclasses.asdict(score),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }

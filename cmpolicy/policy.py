@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,88 +16,19 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from cmpolicy.action_bounds import BOUNDS, LATENT_STD, ActionBound
+from cmpolicy.action_bounds import LATENT_STD, ActionBound
 from cmpolicy.atomic_file import write_atomically
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.consistency.few_step import FewStepSampler
-from cmpolicy.consistency.losses import LOSSES, Loss
-from cmpolicy.consistency.parameterization import PARAMETERIZATIONS, Parameterization
 from cmpolicy.consistency.randomness import normal
-from cmpolicy.consistency.sampling import check_levels, few_step_levels
+from cmpolicy.consistency.sampling import few_step_levels, find_mode
 from cmpolicy.errors import InputError
-from cmpolicy.networks.embeddings import EMBEDDINGS
-from cmpolicy.networks.mlp import ACTIVATIONS, ConditionalMLP
+from cmpolicy.networks.mlp import ConditionalMLP
+from cmpolicy.policy_config import PolicyConfig
 
-FORMAT = "cmpolicy.policy.v1"
+FORMAT = "cmpolicy.policy.v2"  # v1 had the bound of tanh actions elsewhere
+MODE_BANDWIDTH = 0.4  # of half an action's range
 DAMAGED = (safetensors.SafetensorError, OSError, RuntimeError, TypeError, ValueError, KeyError)
-# Where actions want other values than the images that a loss was tuned on: on hopper one-step
-# actions are best with iCT's first ten levels (benchmarks/results/hopper_medium.md).
-LOSS_DEFAULTS: dict[str, dict[str, Any]] = {"ict": {"s1": 10}}
-
-
-@dataclass
-class PolicyConfig:
-    """What a ConsistencyPolicy is made of.
-
-    Attributes:
-        hidden, activation, embedding: of the network, see `ConditionalMLP`.
-        bound: ``tanh``, ``clamp`` or ``squash``, see `ActionBound`.
-        parameterization: ``karras`` (Song et al. 2023), ``trigflow`` (Lu & Song 2024) or
-            ``ding_jin``.
-        loss: a name in `cmpolicy.consistency.losses.LOSSES`.
-        loss_options: hyperparameters of that loss, over LOSS_DEFAULTS.
-        sigma_min, sigma_max: ε and the level at which sampling begins; the data's σ_d is 0.5.
-        steps: network calls an action, on a Karras grid.
-        levels: noise levels of sampling, decreasing, in place of `steps`.
-        normalize_obs: standardise observations before they enter the network.
-
-    Raises:
-        ValueError: for an unknown name or a value out of range.
-    """
-
-    hidden: list[int] = field(default_factory=lambda: [256, 256])
-    activation: str = "silu"
-    embedding: str = "fourier"
-    bound: str = "tanh"
-    parameterization: str = "karras"
-    loss: str = "ict"
-    loss_options: dict[str, Any] = field(default_factory=dict)
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    steps: int = 1
-    levels: list[float] | None = None
-    normalize_obs: bool = True
-
-    PARAMETERIZATIONS: ClassVar[dict[str, Callable[..., Parameterization]]] = {**PARAMETERIZATIONS}
-    LOSSES: ClassVar[dict[str, Callable[..., Loss]]] = LOSSES
-
-    def __post_init__(self) -> None:
-        for key, names in (
-            ("bound", BOUNDS),
-            ("activation", ACTIVATIONS),
-            ("embedding", EMBEDDINGS),
-            ("parameterization", self.PARAMETERIZATIONS),
-            ("loss", self.LOSSES),
-        ):
-            value = getattr(self, key)
-            if value not in names:
-                raise ValueError(f"unknown {key} {value!r}, expected one of {', '.join(names)}")
-        if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(
-                f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}"
-            )
-        if self.steps < 1 or not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"steps and hidden must be positive, got {self.steps}, {self.hidden}")
-        if self.levels is not None:
-            check_levels(self.levels, 0.0)
-        try:
-            self.make_loss()
-        except TypeError as error:
-            raise ValueError(f"loss_options do not fit loss {self.loss!r}: {error}") from None
-
-    def make_loss(self) -> Loss:
-        """The consistency loss that `loss` and `loss_options` describe."""
-        return self.LOSSES[self.loss](**{**LOSS_DEFAULTS.get(self.loss, {}), **self.loss_options})
 
 
 class ConsistencyPolicy(nn.Module):
@@ -224,6 +154,24 @@ class ConsistencyPolicy(nn.Module):
             raise ValueError(f"noise must have shape {shape} or {whole}, got {tuple(noise.shape)}")
         return self.decode(sampler.sample(self.network, noise, condition, generator))
 
+    def mode(
+        self,
+        observations: Tensor,
+        samples: int,
+        *,
+        levels: Sequence[float] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Where `samples` actions lie closest together: (B, obs_dim) → (B, action_dim).
+
+        A plain sample has the noise of the behaviour in it, a mean lies between modes.
+        """
+        repeated = observations.repeat_interleave(samples, dim=0)
+        drawn = self(repeated, levels=levels, generator=generator)
+        unit = MODE_BANDWIDTH * self.bound.half_range
+        found = find_mode(drawn.view(-1, samples, self.action_dim) / unit) * unit
+        return found.clamp(self.bound.low, self.bound.high)
+
     def loss(
         self,
         observations: Tensor,
@@ -271,16 +219,22 @@ class ConsistencyPolicy(nn.Module):
         self,
         observation: npt.ArrayLike,
         *,
+        mode_of: int = 1,
         levels: Sequence[float] | None = None,
         generator: torch.Generator | None = None,
     ) -> npt.NDArray[np.float32]:
         """Actions for an environment.
 
-        (obs_dim,) → (action_dim,), or (N, obs_dim) → (N, action_dim), float32.
+        (obs_dim,) → (action_dim,), or (N, obs_dim) → (N, action_dim), float32. They are
+        samples, or with `mode_of` the mode of so many an observation.
         """
         array = np.array(observation, dtype=np.float32)  # a copy: torch refuses read-only memory
         batch = torch.from_numpy(array[None] if array.ndim == 1 else array)
-        sampled = self(batch.to(self.obs_mean.device), levels=levels, generator=generator)
+        batch = batch.to(self.obs_mean.device)
+        if mode_of > 1:
+            sampled = self.mode(batch, mode_of, levels=levels, generator=generator)
+        else:
+            sampled = self(batch, levels=levels, generator=generator)
         actions: npt.NDArray[np.float32] = sampled.cpu().numpy()
         return actions[0] if array.ndim == 1 else actions
 

@@ -76,8 +76,12 @@ def test_it_is_the_score_of_the_saved_policy(run: Path) -> None:
     policy = ConsistencyPolicy.load(run / "policy.safetensors")
     generator = torch.Generator().manual_seed(77)
     rolled = roll_out(
-        lambda obs: policy.act(obs, generator=generator), Environment("Hopper-v5").make, 3, 77
+        lambda obs: policy.act(obs, mode_of=row["mode_of"], generator=generator),
+        Environment("Hopper-v5").make,
+        3,
+        77,
     )
+    assert row["mode_of"] == 32
     assert row["mean_return"] == pytest.approx(rolled.mean_return, rel=1e-6)
     low, high = RunDirectory(run).read_results()["environment"]["reference_returns"]
     assert row["normalized_score"] == pytest.approx(100 * (rolled.mean_return - low) / (high - low))

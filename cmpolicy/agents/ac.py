@@ -20,6 +20,8 @@ class ACConfig(CriticConfig):
 
     Attributes:
         eta: η, weight of the Q-guidance.
+        return_temperature: α of the weights ∝ exp(G/α) by which actions are imitated, G their
+            episode's return scaled to [0, 1]; 0 for all alike.
         scale_rewards: scale rewards such that values are of order one.
         max_q_backup: the target takes the best of ten actions (Kumar et al. 2020, for AntMaze).
         normalize_target: divide targets by their standard deviation, as the published code
@@ -30,14 +32,18 @@ class ACConfig(CriticConfig):
     name: str = "ac"
     eta: float = 0.03
     n_step: int = 20
+    return_temperature: float = 0.1
     scale_rewards: bool = True
     max_q_backup: bool = False
     normalize_target: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.eta < 0:
-            raise ValueError(f"need eta ≥ 0, got {self.eta}")
+        if self.eta < 0 or self.return_temperature < 0:
+            raise ValueError(
+                f"need eta ≥ 0 and return_temperature ≥ 0, got {self.eta} and "
+                f"{self.return_temperature}"
+            )
 
 
 class ConsistencyAC(CriticAgent):
@@ -45,6 +51,12 @@ class ConsistencyAC(CriticAgent):
 
     Config: ClassVar[type[AgentConfig]] = ACConfig
     config: ACConfig
+
+    def prepare(self, dataset: TransitionDataset) -> TransitionDataset:
+        """As of every agent with critics; actions of good episodes are imitated more often."""
+        temperature = self.config.return_temperature
+        weighted = dataset.weighted_by_return(temperature) if temperature else dataset
+        return super().prepare(weighted)
 
     def scale_of_rewards(self, dataset: TransitionDataset) -> float | Tensor:
         """(1 − γ)/E|r|, which makes values of order one."""
@@ -71,9 +83,10 @@ class ConsistencyAC(CriticAgent):
         return self.squared_error(batch, self.target(batch))
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """L_consistency(a | s) − η Q(s, π(s)) / |Q|."""
-        consistency = self.policy.loss(batch.observations, batch.actions, self.progress)
-        q = self.critic(batch.observations, self.policy(batch.observations))
+        """L_consistency(a | s) − η Q(s, π(s)) / |Q|, of imitated actions."""
+        observations = batch.imitated_observations
+        consistency = self.policy.loss(observations, batch.imitated_actions, self.progress)
+        q = self.critic(observations, self.policy(observations))
         guidance = -q.mean() / q.detach().abs().mean()
         return consistency + self.config.eta * guidance, {
             "actor/consistency_loss": consistency.detach(),

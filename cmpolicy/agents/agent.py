@@ -18,7 +18,8 @@ from cmpolicy.consistency.randomness import draw_softmax
 from cmpolicy.consistency.sampling import few_step_levels
 from cmpolicy.datasets.transitions import Batch, TransitionDataset
 from cmpolicy.errors import InputError
-from cmpolicy.policy import ConsistencyPolicy, PolicyConfig
+from cmpolicy.policy import ConsistencyPolicy
+from cmpolicy.policy_config import PolicyConfig
 
 M = TypeVar("M", bound=nn.Module)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -51,6 +52,8 @@ class AgentConfig:
         policy: see `PolicyConfig`.
         learning_rate: of Adam, for the policy.
         ema_decay: of the averaged policy that acts, an update.
+        mode_of: actions drawn an observation when acting, of which the mode is taken, see
+            `ConsistencyPolicy.mode`; 1 for a plain sample.
         max_grad_norm: gradients are clipped to this norm, network by network; 0 for never.
     """
 
@@ -59,6 +62,7 @@ class AgentConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     learning_rate: float = 3e-4
     ema_decay: float = 0.999
+    mode_of: int = 32
     max_grad_norm: float = 0.0
 
     def __post_init__(self) -> None:
@@ -67,6 +71,8 @@ class AgentConfig:
                 "need learning_rate > 0, max_grad_norm ≥ 0 and 0 ≤ ema_decay < 1, got "
                 f"{self.learning_rate}, {self.max_grad_norm} and {self.ema_decay}"
             )
+        if self.mode_of < 1:
+            raise ValueError(f"need mode_of ≥ 1, got {self.mode_of}")
 
 
 class Agent(nn.Module):
@@ -161,6 +167,7 @@ class Agent(nn.Module):
         observations: FloatArray,
         *,
         best_of: int | None = None,
+        mode_of: int | None = None,
         steps: int | None = None,
         generator: torch.Generator | None = None,
     ) -> FloatArray:
@@ -169,10 +176,14 @@ class Agent(nn.Module):
         Args:
             best_of: candidates an observation, of which `value` picks the best; if not given,
                 the agent's own `candidates`, one of which is taken with probability ∝ exp value.
+            mode_of: actions an observation, whose mode is taken; if not given, the
+                configuration's. Not where there are candidates.
             steps: network calls an action, if not those of the policy.
         """
         obs = torch.from_numpy(observations).to(self.step.device)
-        actions = self.choose(obs, best_of=best_of, steps=steps, generator=generator)
+        actions = self.choose(
+            obs, best_of=best_of, mode_of=mode_of, steps=steps, generator=generator
+        )
         result: FloatArray = actions.cpu().numpy()
         return result
 
@@ -181,6 +192,7 @@ class Agent(nn.Module):
         obs: Tensor,
         *,
         best_of: int | None = None,
+        mode_of: int | None = None,
         steps: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
@@ -188,6 +200,9 @@ class Agent(nn.Module):
         policy = self.average_policy
         levels = None if steps is None else few_step_levels(steps, policy.parameterization)
         candidates = best_of or self.candidates
+        samples = mode_of or self.config.mode_of
+        if candidates == 1 and samples > 1:
+            return policy.mode(obs, samples, levels=levels, generator=generator)
         obs = obs.repeat_interleave(candidates, dim=0)
         actions: Tensor = policy(obs, levels=levels, generator=generator)
         if candidates > 1:

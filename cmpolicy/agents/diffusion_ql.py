@@ -32,6 +32,7 @@ class DiffusionQLConfig(CriticConfig):
     eta: float = 1.0
     max_q_backup: bool = False
     candidates: int = 50
+    mode_of: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -80,3 +80,20 @@ def few_step_levels(steps: int, parameterization: Parameterization) -> list[floa
     """`steps` levels from σ_max down: the Karras grid of steps + 1 levels without its end ε."""
     p = parameterization
     return karras_sigmas(steps + 1, p.sigma_min, p.sigma_max).tolist()[:-1]
+
+
+def find_mode(samples: Tensor, iterations: int = 5) -> Tensor:
+    """Where samples lie closest together, (B, n, d) → (B, d): Comaniciu & Meer 2002, eq. 20.
+
+    Mean shift from the sample of the highest density, under a normal kernel whose width is 1 in
+    the root mean square over the d entries.
+    """
+    distance = (samples[:, :, None] - samples[:, None]).square().mean(-1)  # (B, n, n)
+    densest = (-distance / 2).exp().sum(2).argmax(1)
+    index = densest[:, None, None].expand(-1, 1, samples.shape[2])
+    found = samples.gather(1, index)  # (B, 1, d)
+    for _ in range(iterations):
+        weights = (-(samples - found).square().mean(-1) / 2).exp()  # (B, n)
+        weights = weights / weights.sum(1, keepdim=True)
+        found = (weights[..., None] * samples).sum(1, keepdim=True)
+    return found.squeeze(1)

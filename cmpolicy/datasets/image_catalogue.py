@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock
 
+from cmpolicy.atomic_file import write_atomically
 from cmpolicy.datasets.cifar_files import (
     Batch,
     read_binary_batch,
@@ -22,7 +23,7 @@ from cmpolicy.datasets.cifar_files import (
     read_python_batch,
 )
 from cmpolicy.datasets.download import download
-from cmpolicy.datasets.image_files import Pictures, checked_labels, read_idx, write_whole
+from cmpolicy.datasets.image_files import Pictures, checked_labels, read_idx
 from cmpolicy.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -272,7 +273,7 @@ def unpack(archive: Path, folder: Path, names: Collection[str]) -> None:
                 name = PurePosixPath(member.name).name
                 content = opened.extractfile(member) if member.isfile() else None
                 if content is not None and name in names:
-                    write_whole(folder / name, content.read())
+                    write_atomically(folder / name, content.read())
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise InputError(f"{archive} is cut short or damaged ({error}); remove it") from None
 

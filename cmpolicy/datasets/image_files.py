@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import math
-import os
 import struct
 import zipfile
 import zlib
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from cmpolicy.atomic_file import write_atomically
 from cmpolicy.errors import InputError
 
 IDX_UINT8 = 0x08  # the type byte of the magic number
@@ -150,7 +150,7 @@ def write_npz(path: str | Path, images: Tensor, labels: Tensor | None = None) ->
         arrays["arr_1"] = checked_labels(str(path), values, len(images), MAX_NPZ_CLASSES)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # of `allow_pickle`, which is no array
-    write_whole(Path(path), buffer.getbuffer())
+    write_atomically(Path(path), buffer.getbuffer())
 
 
 def image_grid(
@@ -198,7 +198,7 @@ def write_grid(
     sheet = image_grid(images, columns, scale=scale, gap=gap).permute(1, 2, 0).numpy()
     buffer = io.BytesIO()
     Image.fromarray(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet).save(buffer, "PNG")
-    write_whole(Path(path), buffer.getbuffer())
+    write_atomically(Path(path), buffer.getbuffer())
 
 
 def check_images(images: Tensor) -> None:
@@ -213,16 +213,3 @@ def check_images(images: Tensor) -> None:
             f"images are {images.dtype} of shape {shape}, expected uint8 (N, C, H, W) with "
             "C = 1 or 3 and N at least 1"
         )
-
-
-def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write a file that appears under its name only when all of it is on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

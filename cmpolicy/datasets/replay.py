@@ -34,7 +34,8 @@ class ReplayBuffer:
         self, offline: TransitionDataset, capacity: int, n_step: int, discount: float
     ) -> None:
         self.offline = offline
-        self.online = Batch(*(c.new_zeros(capacity, *c.shape[1:]) for c in offline.transitions))
+        columns = [c.new_zeros(capacity, *c.shape[1:]) for c in offline.transitions[:5]]
+        self.online = Batch(*columns, *columns[:2])
         self.factors = discount ** torch.arange(n_step, device=offline.device).flip(0)
         self.size = self.begin = 0
 
@@ -79,9 +80,14 @@ class ReplayBuffer:
         online = (column.index_select(0, index) for column in self.online)
         return Batch(*(torch.cat(pair) for pair in zip(offline, online, strict=True)))
 
+    @property
+    def recorded(self) -> dict[str, Tensor]:
+        """The columns of `online` that are no other column."""
+        return dict(list(self.online._asdict().items())[:5])
+
     def training_state(self) -> dict[str, Any]:
         """What the environment gave."""
-        online = {name: c[: self.size] for name, c in self.online._asdict().items()}
+        online = {name: c[: self.size] for name, c in self.recorded.items()}
         return {"online": online, "begin": self.begin}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
@@ -96,7 +102,7 @@ class ReplayBuffer:
                 f"the environment has given {size} steps, more than online.steps="
                 f"{len(self.online.rewards)}; give more online.steps"
             )
-        for name, column in self.online._asdict().items():
+        for name, column in self.recorded.items():
             column.zero_()
             column[:size] = state["online"][name]
         self.size, self.begin = size, state["begin"]

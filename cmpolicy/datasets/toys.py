@@ -75,9 +75,8 @@ class Bandit(GaussianMixture):
             mean_return=float(reward.mean()), std_return=float(reward.std(correction=0)),
         )  # fmt: skip
         every = torch.ones(n)
-        return TransitionDataset(
-            Batch(nothing, actions, reward, nothing, every), every.bool(), info
-        )
+        transitions = Batch(nothing, actions, reward, nothing, every, nothing, actions)
+        return TransitionDataset(transitions, every.bool(), info)
 
 
 def _ring(count: int, radius: float, turn: Tensor | float = 0.0) -> Tensor:

@@ -30,6 +30,8 @@ class Batch(NamedTuple):
     rewards: Tensor  # (B,)
     next_observations: Tensor  # (B, obs_dim)
     terminals: Tensor  # (B,), 0 or 1: 1 masks the bootstrap
+    imitated_observations: Tensor  # (B, obs_dim): where good episodes count for more, other
+    imitated_actions: Tensor  # (B, action_dim): transitions than those above; else the same
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,17 @@ class TransitionDataset:
             ends a trajectory without masking the bootstrap.
         episode_ends: (N,) bool, True at the last transition of each episode.
         info: where the data came from.
+        shares: (N,) float64, ascending to 1: the share of the imitated transitions that are this
+            one or one before it; None where all are imitated alike.
     """
 
-    def __init__(self, transitions: Batch, episode_ends: Tensor, info: DatasetInfo) -> None:
+    def __init__(
+        self,
+        transitions: Batch,
+        episode_ends: Tensor,
+        info: DatasetInfo,
+        shares: Tensor | None = None,
+    ) -> None:
         self.observations = transitions.observations
         self.actions = transitions.actions
         self.rewards = transitions.rewards
@@ -76,6 +86,7 @@ class TransitionDataset:
         self.terminals = transitions.terminals
         self.episode_ends = episode_ends
         self.info = info
+        self.shares = shares
 
     @classmethod
     def from_arrays(
@@ -147,11 +158,11 @@ class TransitionDataset:
         episode = np.cumsum(np.append(False, steps.ends[:-1]))[known]
         ends = np.append(np.diff(episode) > 0, True)
         rows = np.flatnonzero(known)
-        columns = (
+        columns = [
             torch.from_numpy(column.take(rows, axis=0).astype(np.float32, copy=False))
             for column in steps[:5]
-        )
-        return cls(Batch(*columns), torch.from_numpy(ends), info)
+        ]
+        return cls(Batch(*columns, *columns[:2]), torch.from_numpy(ends), info)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -175,7 +186,13 @@ class TransitionDataset:
     def transitions(self) -> Batch:
         """All transitions, as one batch."""
         return Batch(
-            self.observations, self.actions, self.rewards, self.next_observations, self.terminals
+            self.observations,
+            self.actions,
+            self.rewards,
+            self.next_observations,
+            self.terminals,
+            self.observations,
+            self.actions,
         )
 
     @cached_property
@@ -198,23 +215,43 @@ class TransitionDataset:
 
         `generator` must live on that device. Nothing here waits for the device.
         """
-        return self.at(self.draw_index(batch_size, generator))
+        index = self.draw_index(batch_size, generator)
+        return self.at(index, self.draw_imitated(index, generator))
 
     def draw_index(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Which transitions `sample` takes, (batch_size,) int64."""
         return torch.randint(len(self), (batch_size,), generator=generator, device=self.device)
 
-    def at(self, index: Tensor) -> Batch:
-        """The transitions of an index of any shape, (…): each column is (…) or (…, dim)."""
-        flat = index.flatten()
-        return Batch(
-            *(c.index_select(0, flat).view(*index.shape, *c.shape[1:]) for c in self.transitions)
+    def draw_imitated(self, index: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Which transitions are imitated beside those of an index: the same, or as many others."""
+        if self.shares is None:
+            return index
+        uniform = torch.rand(
+            len(index), dtype=self.shares.dtype, generator=generator, device=self.device
         )
+        return torch.searchsorted(self.shares, uniform, right=True)
+
+    def at(self, index: Tensor, imitated: Tensor | None = None) -> Batch:
+        """The transitions of an index of any shape, (…): each column is (…) or (…, dim).
+
+        `imitated` is another such index, of those that are imitated.
+        """
+
+        def rows(column: Tensor, index: Tensor) -> Tensor:
+            return column.index_select(0, index.flatten()).view(*index.shape, *column.shape[1:])
+
+        columns = [rows(column, index) for column in self.transitions[:5]]
+        if imitated is None or imitated is index:
+            return Batch(*columns, *columns[:2])
+        others = [rows(column, imitated) for column in self.transitions[:2]]
+        return Batch(*columns, *others)
 
     def to(self, device: torch.device | str) -> TransitionDataset:
         """The same dataset on `device`."""
-        moved = Batch(*(column.to(device) for column in self.transitions))
-        return TransitionDataset(moved, self.episode_ends.to(device), self.info)
+        columns = [column.to(device) for column in self.transitions[:5]]
+        shares = None if self.shares is None else self.shares.to(device)
+        ends = self.episode_ends.to(device)
+        return TransitionDataset(Batch(*columns, *columns[:2]), ends, self.info, shares)
 
     def replace(self, *, rewards: Tensor) -> TransitionDataset:
         """The same transitions with other rewards, (N,); `info` keeps the recorded returns.
@@ -227,52 +264,23 @@ class TransitionDataset:
                 f"rewards has shape {tuple(rewards.shape)}, expected {tuple(self.rewards.shape)}"
             )
         replaced = self.transitions._replace(rewards=rewards.to(self.rewards))
-        return TransitionDataset(replaced, self.episode_ends, self.info)
+        return TransitionDataset(replaced, self.episode_ends, self.info, self.shares)
 
+    def weighted_by_return(self, temperature: float) -> TransitionDataset:
+        """The same transitions, those of good episodes imitated more often.
 
-def n_step(dataset: TransitionDataset, steps: int, discount: float) -> TransitionDataset:
-    """Transitions over up to `steps` steps of one episode (Sutton & Barto 2018, §7.1).
+        Each has a weight ∝ exp(G/α), G its episode's return scaled to [0, 1] between the worst and
+        the best: return weighting, Hong et al. 2023, eq. 8.
 
-    `rewards` become Σ_i γ^i r_{t+i}, `next_observations` those after the last of the k steps, and
-    `terminals` 1 − γ^{k−1} (1 − terminal), so that y = r + γ (1 − terminal) Q(s') is the n-step
-    target as it stands. An episode's end cuts k short.
-
-    Raises:
-        InputError: unless `steps` is at least 1.
-    """
-    if steps < 1:
-        raise InputError(f"n-step targets over {steps} steps, expected at least 1")
-    start = torch.arange(len(dataset), device=dataset.device)
-    last, alive = start.clone(), torch.ones_like(dataset.episode_ends)
-    rewards = torch.zeros_like(dataset.rewards)
-    for i in range(steps):
-        here = (start + i).clamp(max=len(dataset) - 1)
-        rewards += discount**i * alive * dataset.rewards[here]
-        last = torch.where(alive, here, last)
-        alive = alive & ~dataset.episode_ends[here]
-    going_on = discount ** (last - start).to(rewards) * (1 - dataset.terminals[last])
-    transitions = dataset.transitions._replace(
-        rewards=rewards,
-        next_observations=dataset.next_observations[last],
-        terminals=1 - going_on,
-    )
-    return TransitionDataset(transitions, dataset.episode_ends, dataset.info)
-
-
-def discounted_returns(rewards: Tensor, episode_ends: Tensor, discount: float) -> Tensor:
-    """Σ_i γ^i r_{t+i} to the end of the episode, from every transition: (N,), (N,) bool → (N,).
-
-    What lies beyond a timeout is unknown and not counted.
-    """
-    returns, span = rewards.clone(), 1
-    alive = ~episode_ends  # no end among the `span` transitions from here
-    while span < len(rewards) and alive.any():
-        # doubles the span: what `span` transitions gave, and what they gave from there
-        going_on = alive[:-span]
-        returns[:-span] += discount**span * going_on * returns[span:]
-        alive = torch.cat((going_on & alive[span:], torch.zeros_like(alive[:span])))
-        span *= 2
-    return returns
+        Args:
+            temperature: α > 0; near 0 only the best episodes count.
+        """
+        returns = self.episode_returns().to(self.device)
+        spread = (returns.max() - returns.min()).clamp_min(1e-12)
+        weights = ((returns - returns.max()) / spread / temperature).exp()
+        ends = self.episode_ends
+        shares = weights[ends.cumsum(0) - ends.long()].cumsum(0)
+        return TransitionDataset(self.transitions, ends, self.info, shares / shares[-1])
 
 
 def check_fits(

@@ -26,11 +26,13 @@ class Environment:
         spec: JSON of a full `EnvSpec`, as Minari records it, in place of the id's defaults.
         layout: how an observation that is a dictionary becomes a vector: ``minari`` puts all of
             it end to end by sorted key; ``d4rl`` has position and observation, no goal.
+        max_episode_steps: where episodes are cut; None for where the id or the spec has it.
     """
 
     id: str
     spec: str | None = None
     layout: str = "minari"
+    max_episode_steps: int | None = None
 
     def make(self, **kwargs: Any) -> gymnasium.Env[Any, Any]:
         """The environment.
@@ -46,7 +48,7 @@ class Environment:
                 # D4RL's data belongs to -v4 on purpose; that a newer version exists is no news.
                 warnings.filterwarnings("ignore", message=".*is out of date.*")
                 spec = EnvSpec.from_json(self.spec) if self.spec else self.id
-                env = gymnasium.make(spec, **kwargs)
+                env = gymnasium.make(spec, max_episode_steps=self.max_episode_steps, **kwargs)
         except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"cannot make environment {self.id!r}: {reason}") from error

@@ -22,7 +22,7 @@ from cmpolicy.consistency.losses import LOSSES
 from cmpolicy.datasets.toys import TRAINING_SAMPLES, Bandit, find_toy
 from cmpolicy.errors import InputError
 from cmpolicy.evaluation.toy_figures import draw_bandit
-from cmpolicy.policy import PolicyConfig
+from cmpolicy.policy_config import PolicyConfig
 from cmpolicy.training.loop import Evaluation
 from cmpolicy.training.run_directory import RunDirectory
 
@@ -102,7 +102,7 @@ class BanditTask:
         """One-step actions of the averaged policy, (n, d)."""
         nothing = np.zeros((self.config.eval.samples, 1), dtype=np.float32)
         generator = torch.Generator(self.device).manual_seed(seed)
-        return torch.from_numpy(self.learner.act(nothing, generator=generator))
+        return torch.from_numpy(self.learner.act(nothing, mode_of=1, generator=generator))
 
     def score(self, seed: int) -> BanditScore:
         """Reward and mass of the actor beside those of the data."""

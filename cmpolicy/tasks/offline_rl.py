@@ -211,12 +211,17 @@ def evaluation_of(score: Score, step: int) -> Evaluation:
 
 
 def act_with(
-    agent: Agent, best_of: int | None = None, steps: int | None = None
+    agent: Agent,
+    best_of: int | None = None,
+    mode_of: int | None = None,
+    steps: int | None = None,
 ) -> Callable[[torch.Generator], Act]:
     """A function that binds the agent's noise to a generator, for `evaluate_agent`."""
 
     def bind(generator: torch.Generator) -> Act:
-        return lambda obs: agent.act(obs, best_of=best_of, steps=steps, generator=generator)
+        return lambda obs: agent.act(
+            obs, best_of=best_of, mode_of=mode_of, steps=steps, generator=generator
+        )
 
     return bind
 
@@ -228,14 +233,15 @@ def evaluation_env(env: EnvConfig, info: DatasetInfo) -> Environment:
         InputError: if none is known.
     """
     layout = "d4rl" if info.source.startswith("d4rl") else "minari"
+    limit = None if info.env_spec else env.max_episode_steps
     if env.id is None and info.env_id is not None:
-        return Environment(info.env_id, info.env_spec, layout)
+        return Environment(info.env_id, info.env_spec, layout, limit)
     env_id = env.id or env.d4rl_env_id
     if env_id is None:
         raise InputError(
             f"{info.dataset_id} does not say which environment it is from; give env.id="
         )
-    return Environment(env_id, None, layout)
+    return Environment(env_id, None, layout, limit)
 
 
 def references_of(env_id: str, info: DatasetInfo) -> tuple[float, float] | None:

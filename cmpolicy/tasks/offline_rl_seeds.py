@@ -106,5 +106,9 @@ class StackedBatches:
 
     def sample(self, batch_size: int) -> Batch:
         """For each seed what `TransitionDataset.sample` would give it."""
-        index = [self.dataset.draw_index(batch_size, g) for g in self.generators]
-        return self.dataset.at(torch.stack(index))
+        data, index, imitated = self.dataset, [], []
+        for generator in self.generators:
+            index.append(data.draw_index(batch_size, generator))
+            imitated.append(data.draw_imitated(index[-1], generator))
+        others = None if data.shares is None else torch.stack(imitated)
+        return data.at(torch.stack(index), others)

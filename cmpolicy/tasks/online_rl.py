@@ -85,7 +85,7 @@ class OnlineData:
             self.reset()
         assert self.observation is not None
         before = self.observation
-        action = self.learner.act(before[None])[0]
+        action = self.learner.act(before[None], mode_of=1)[0]
         terminal, end = self.step(action)
         self.buffer.add(
             torch.from_numpy(before),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cmpolicy.agents import ConsistencyAC, Spaces
 from cmpolicy.agents.ac import ACConfig
 from cmpolicy.datasets.transitions import Batch, TransitionDataset
-from cmpolicy.policy import PolicyConfig
+from cmpolicy.policy_config import PolicyConfig
 
 OBS_DIM, ACTION_DIM = 3, 2
 SPACES = Spaces(OBS_DIM, [-1.0, -1.0], [1.0, 1.0])
@@ -71,6 +71,32 @@ def loss_by_hand(agent: ConsistencyAC, batch: Batch, y: np.ndarray[Any, Any]) ->
     """The sum over members of the mean squared distance to `y`."""
     q = agent.critic(batch.observations, batch.actions).detach().double().numpy()
     return float(sum(np.mean((member - y) ** 2) for member in q))
+
+
+# What is imitated ------------------------------------------------------------------------------
+
+
+def test_good_episodes_are_imitated_and_all_are_judged() -> None:
+    data = episodes()
+    best = int(data.episode_returns().argmax())
+    ends = data.episode_ends
+    of_best = data.actions[ends.cumsum(0) - ends.long() == best]
+    batch = build(return_temperature=0.003).prepare(data).sample(400)
+    assert set(batch.imitated_actions[:, 0].tolist()) == set(of_best[:, 0].tolist())
+    assert set(batch.actions[:, 0].tolist()) == set(data.actions[:, 0].tolist())
+    alike = build(return_temperature=0.0).prepare(data).sample(400)
+    assert alike.imitated_actions is alike.actions
+
+
+def test_the_actor_learns_from_what_is_imitated_and_the_critics_from_the_rest() -> None:
+    agent, data = build(), episodes()
+    agent.prepare(data)
+    batch, other = data.transitions, torch.full_like(data.observations, torch.nan)
+    states = batch._replace(imitated_observations=other)
+    assert agent.critic_loss(states)[0].isfinite()
+    assert agent.actor_loss(states)[0].isnan()
+    rest = batch._replace(observations=other, next_observations=other)
+    assert agent.actor_loss(rest)[0].isfinite()
 
 
 # The target -----------------------------------------------------------------------------------

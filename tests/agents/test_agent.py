@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cmpolicy.agents import AGENTS, Agent, AgentConfig, Spaces
 from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.errors import InputError
-from cmpolicy.policy import PolicyConfig
+from cmpolicy.policy_config import PolicyConfig
 from cmpolicy.training.checkpoint import load_state, save_state
 
 OBS_DIM, ACTION_DIM = 5, 2
@@ -304,7 +304,8 @@ def test_acting_draws_from_its_generator_alone(dataset: TransitionDataset) -> No
 def test_the_average_acts_and_not_the_policy(dataset: TransitionDataset) -> None:
     agent = trained("bc", dataset, 3)
     observations = dataset.observations[:6]
-    acted = agent.act(observations.numpy(), generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    acted = agent.act(observations.numpy(), mode_of=1, generator=generator)
     for policy, equal in ((agent.average_policy, True), (agent.policy, False)):
         with torch.inference_mode():
             sampled = policy(observations, generator=torch.Generator().manual_seed(1))
@@ -316,8 +317,19 @@ def test_steps_are_calls_of_the_network(steps: int, dataset: TransitionDataset) 
     agent = trained("bc", dataset, 1)
     calls: list[Tensor] = []
     agent.average_policy.network.register_forward_pre_hook(lambda _, args: calls.append(args[0]))
-    agent.act(dataset.observations[:6].numpy(), steps=steps)
+    agent.act(dataset.observations[:6].numpy(), steps=steps, mode_of=1)
     assert [len(x) for x in calls] == [6] * steps
+
+
+def test_the_mode_of_its_samples_acts(dataset: TransitionDataset) -> None:
+    """Of as many as the configuration says, unless a call says otherwise."""
+    agent = trained("bc", dataset, 1)
+    observations = dataset.observations[:6]
+    for given, samples in ((None, agent.config.mode_of), (5, 5)):
+        generators = [torch.Generator().manual_seed(2) for _ in range(2)]
+        acted = agent.act(observations.numpy(), mode_of=given, generator=generators[0])
+        mode = agent.average_policy.mode(observations, samples, generator=generators[1])
+        np.testing.assert_array_equal(acted, mode.numpy())
 
 
 # Speed ----------------------------------------------------------------------------------------

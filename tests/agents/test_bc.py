@@ -10,7 +10,7 @@ from cmpolicy.agents import ConsistencyBC, Spaces
 from cmpolicy.agents.bc import BCConfig
 from cmpolicy.datasets.transitions import Batch, TransitionDataset
 from cmpolicy.errors import InputError
-from cmpolicy.policy import PolicyConfig
+from cmpolicy.policy_config import PolicyConfig
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,8 @@ def test_an_update_is_a_step_of_adam_on_the_consistency_loss_alone() -> None:
 def test_rewards_and_what_comes_next_play_no_part() -> None:
     data = two_ways(50)
     t = data.transitions
-    spoiled = Batch(t.observations, t.actions, *(torch.full_like(x, torch.nan) for x in t[2:]))
+    unused = [torch.full_like(column, torch.nan) for column in t[2:5]]
+    spoiled = Batch(t.observations, t.actions, *unused, t.observations, t.actions)
     agent = agent_for(10)
     agent.prepare(data)
     assert torch.isfinite(agent.update(spoiled)["actor/consistency_loss"])
@@ -77,6 +78,6 @@ def test_it_learns_both_ways_of_a_bimodal_expert() -> None:
     for _ in range(total):
         agent.update(data.sample(256))
     obs = np.linspace(-0.5, 0.5, 500, dtype=np.float32)[:, None]
-    beside = agent.act(obs, steps=2, generator=torch.Generator().manual_seed(0)) - obs
+    beside = agent.act(obs, steps=2, mode_of=1, generator=torch.Generator().manual_seed(0)) - obs
     assert 0.35 < (beside > 0).mean() < 0.65
     assert (np.abs(np.abs(beside) - 0.4) < 0.15).mean() > 0.65  # the best Gaussian: 0.36

@@ -83,7 +83,7 @@ def test_either_critic_guides_by_the_size_of_the_other() -> None:
 def test_the_guidance_runs_through_all_steps_of_the_sampler() -> None:
     """Its gradient is that of a finite difference, which a chain cut anywhere would not give."""
     agent = build().double()
-    obs, noise = torch.randn(8, OBS_DIM).double(), torch.randn(8, ACTION_DIM).double()
+    obs, noise = torch.randn(8, OBS_DIM).double(), 0.1 * torch.randn(8, ACTION_DIM).double()
 
     def q() -> torch.Tensor:
         return agent.critic(obs, agent.policy(obs, noise=noise)).mean()  # type: ignore[no-any-return]

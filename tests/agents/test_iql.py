@@ -16,7 +16,7 @@ from cmpolicy.agents import ConsistencyIQL, Spaces
 from cmpolicy.agents.iql import IQLConfig, expectile_loss
 from cmpolicy.datasets.toys import Bandit, find_toy
 from cmpolicy.datasets.transitions import TransitionDataset
-from cmpolicy.policy import PolicyConfig
+from cmpolicy.policy_config import PolicyConfig
 
 OBS_DIM, ACTION_DIM = 3, 2
 SPACES = Spaces(OBS_DIM, [-1.0, -1.0], [1.0, 1.0])

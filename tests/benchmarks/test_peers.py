@@ -164,7 +164,7 @@ def test_a_run_needs_a_directory(load: Any) -> None:
     with pytest.raises(InputError, match="needs run_dir="):
         peer.PeerRun(SimpleNamespace(run_dir=None), {}, {})
     acting = peer.Acting(SimpleNamespace(act=lambda obs, generator: obs))
-    with pytest.raises(InputError, match="neither best_of nor steps"):
+    with pytest.raises(InputError, match="neither best_of nor mode_of nor steps"):
         acting.act(np.zeros((1, 2), np.float32), best_of=4, generator=torch.Generator())
 
 

@@ -14,7 +14,12 @@ from cmpolicy.consistency.parameterization import (
     Parameterization,
     TrigFlowParameterization,
 )
-from cmpolicy.consistency.sampling import few_step_levels, grid_levels, multistep
+from cmpolicy.consistency.sampling import (
+    few_step_levels,
+    find_mode,
+    grid_levels,
+    multistep,
+)
 
 KARRAS = KarrasParameterization()
 
@@ -189,3 +194,35 @@ def test_few_step_levels(steps: int, p: Parameterization) -> None:
     assert len(levels) == steps
     assert all(isinstance(s, float) for s in levels)
     multistep(wavy, torch.zeros(1, 1), levels, p.boundary)
+
+
+def test_the_mode_is_where_samples_are_densest() -> None:
+    """Of two clusters the larger one's centre, not a sample and not the mean of all."""
+    generator = torch.Generator().manual_seed(0)
+    spread = 0.1 * torch.randn(3, 30, 2, generator=generator)
+    clusters = torch.cat((spread[:, :20] + 3, spread[:, 20:] - 3), dim=1)
+    expected = clusters[:, :20].mean(1)
+    torch.testing.assert_close(find_mode(clusters), expected, rtol=0, atol=1e-3)
+    shuffled = clusters[:, torch.randperm(30, generator=generator)]
+    torch.testing.assert_close(find_mode(shuffled), expected, rtol=0, atol=1e-3)
+
+
+def test_the_mode_of_few_samples() -> None:
+    one = torch.randn(4, 1, 3)
+    torch.testing.assert_close(find_mode(one), one[:, 0])
+    torch.testing.assert_close(find_mode(one.expand(-1, 7, -1)), one[:, 0])
+
+
+def test_the_mode_does_not_depend_on_how_many_entries_repeat_it() -> None:
+    """The width is in the root mean square: copies of the entries change nothing."""
+    samples = torch.randn(2, 9, 1)
+    torch.testing.assert_close(find_mode(samples.expand(-1, -1, 5))[:, :1], find_mode(samples))
+
+
+def test_mean_shift_by_hand() -> None:
+    """From the densest sample, which is 1, to the mean of all as that sample sees them."""
+    samples = torch.tensor([[[0.0], [1.0], [5.0]]])
+    torch.testing.assert_close(find_mode(samples, iterations=0), torch.tensor([[1.0]]))
+    weights = torch.exp(-torch.tensor([1.0, 0.0, 16.0]) / 2)
+    expected = (weights * samples[0, :, 0]).sum() / weights.sum()
+    torch.testing.assert_close(find_mode(samples, iterations=1), expected.view(1, 1))

@@ -7,10 +7,9 @@ import torch
 from gymnasium.spaces import Box
 
 from cmpolicy.datasets import Batch, TransitionDataset, check_fits, n_step
-from cmpolicy.datasets.transitions import discounted_returns
 from cmpolicy.errors import InputError
 
-FIELDS = Batch._fields
+FIELDS = Batch._fields[:5]  # what is recorded
 
 
 def qlearning_loop(arrays, max_episode_steps=None):
@@ -179,6 +178,8 @@ def test_samples_are_rows_of_the_data_and_follow_the_generator(recorded):
         (500,),
         (500, 4),
         (500,),
+        (500, 4),
+        (500, 2),
     ]
     assert all(column.dtype == torch.float32 for column in batch)
     rows = (batch.observations[:, None] == dataset.observations).all(-1).int().argmax(1)
@@ -225,56 +226,48 @@ def test_check_fits(recorded):
         check_fits(dataset, observations, actions)
 
 
-def test_n_step_transitions_equal_a_plain_loop() -> None:
-    rng = np.random.default_rng(0)
-    n, gamma, steps = 40, 0.9, 4
-    terminals, timeouts = np.zeros(n, bool), np.zeros(n, bool)
-    terminals[[9, 30]] = True
-    timeouts[[17]] = True
-    observations = rng.normal(size=(n, 2)).astype(np.float32)
-    dataset = TransitionDataset.from_arrays(
-        observations, rng.normal(size=(n, 1)), rng.normal(size=n), terminals, timeouts
-    )
-    long = n_step(dataset, steps, gamma)
-    ends = dataset.episode_ends.numpy()
-    for t in range(len(dataset)):
-        reward, i = 0.0, t
-        for k in range(steps):
-            i = t + k
-            reward += gamma**k * float(dataset.rewards[i])
-            if ends[i]:
-                break
-        bootstrap = gamma ** (i - t) * (1 - float(dataset.terminals[i]))
-        assert float(long.rewards[t]) == pytest.approx(reward, abs=1e-5)
-        assert 1 - float(long.terminals[t]) == pytest.approx(bootstrap, abs=1e-6)
-        assert torch.equal(long.next_observations[t], dataset.next_observations[i])
-    assert torch.equal(long.observations, dataset.observations)
+def three_episodes() -> TransitionDataset:
+    """Of 3, 2 and 4 transitions, that return 3, 0 and 1."""
+    rewards = np.array([1, 1, 1, 0, 0, 1, 0, 0, 0, 0.0])  # the last step is no transition
+    terminals = np.isin(np.arange(10), [2, 4, 8])
+    row = np.arange(10.0)[:, None]
+    return TransitionDataset.from_arrays(row, -row, rewards, terminals)
 
 
-def test_one_step_transitions_are_the_transitions() -> None:
-    dataset = TransitionDataset.from_arrays(
-        np.ones((5, 2)), np.ones((5, 1)), np.arange(5.0), [0, 0, 1, 0, 0]
-    )
-    for one, other in zip(n_step(dataset, 1, 0.99).transitions, dataset.transitions, strict=True):
-        assert torch.equal(one, other)
-    with pytest.raises(InputError, match="at least 1"):
-        n_step(dataset, 0, 0.99)
+def test_good_episodes_are_imitated_more_often() -> None:
+    weighted = three_episodes().weighted_by_return(0.5)
+    generator = torch.Generator().manual_seed(0)
+    index = weighted.draw_index(200_000, generator)
+    imitated = weighted.draw_imitated(index, generator)
+    weights = np.repeat(np.exp(np.array([3, 0, 1]) / 3 / 0.5), [3, 2, 4])
+    for drawn, expected in ((index, np.ones(9)), (imitated, weights)):
+        found = torch.bincount(drawn, minlength=9) / len(drawn)
+        share = torch.from_numpy(expected / expected.sum()).float()
+        torch.testing.assert_close(found, share, atol=4e-3, rtol=0)
 
 
-@pytest.mark.parametrize("lengths", [[5], [1, 1, 1], [3, 8, 1, 17, 2], [64, 33]])
-def test_discounted_returns_equal_a_walk_from_behind(lengths):
-    ends = np.isin(np.arange(sum(lengths)), np.cumsum(lengths) - 1)
-    rng = np.random.default_rng(0)
-    data = TransitionDataset.from_arrays(
-        rng.normal(size=(len(ends), 2)),
-        np.zeros((len(ends), 1)),
-        rng.normal(size=len(ends)),
-        ends,
-        next_observations=np.zeros((len(ends), 2)),
-    )
-    following, expected = 0.0, []
-    for reward, end in reversed(list(zip(data.rewards, data.episode_ends, strict=True))):
-        following = float(reward) + (0.0 if end else 0.9 * following)
-        expected.append(following)
-    found = discounted_returns(data.rewards, data.episode_ends, 0.9)
-    torch.testing.assert_close(found, torch.tensor(expected[::-1]))
+def test_a_batch_has_what_is_imitated_beside_the_rest() -> None:
+    weighted = three_episodes().weighted_by_return(0.01)  # the first alone
+    batch = weighted.sample(200)
+    assert set(batch.observations[:, 0].tolist()) == set(range(9))
+    assert set(batch.imitated_observations[:, 0].tolist()) == {0, 1, 2}
+    torch.testing.assert_close(batch.imitated_actions, -batch.imitated_observations)
+    alike = three_episodes().sample(200)
+    assert alike.imitated_observations is alike.observations
+
+
+def test_weights_outlive_what_a_dataset_becomes() -> None:
+    weighted = three_episodes().weighted_by_return(0.01)  # the first alone
+    for one in (
+        weighted.to("cpu"),
+        weighted.replace(rewards=weighted.rewards * 2),
+        n_step(weighted, 2, 0.9),
+    ):
+        assert set(one.sample(100).imitated_observations[:, 0].tolist()) == {0, 1, 2}
+
+
+def test_episodes_of_one_return_are_imitated_alike() -> None:
+    data = three_episodes()
+    alike = data.replace(rewards=torch.zeros(9)).weighted_by_return(0.1)
+    assert alike.shares is not None
+    torch.testing.assert_close(alike.shares, torch.arange(1, 10, dtype=torch.float64) / 9)

@@ -69,6 +69,21 @@ def test_the_parts_fit(task: OfflineRL) -> None:
     torch.testing.assert_close(task.learner.policy.obs_mean, task.dataset.observations.mean(0))
 
 
+def test_pen_is_cut_where_d4rl_cuts_it() -> None:
+    """Gymnasium's pen goes on for twice as long, which would double the score."""
+    pen = compose("env=pen-expert", "agent=bc").env
+    pytest.importorskip("gymnasium_robotics")
+    recorded = evaluation_env(pen, DatasetInfo(source="file", env_id="AdroitHandPen-v1"))
+    d4rl = evaluation_env(pen, DatasetInfo(source="d4rl"))
+    for environment in (recorded, d4rl):
+        assert (environment.id, environment.max_episode_steps) == ("AdroitHandPen-v1", 100)
+        limit = environment.make().spec
+        assert limit is not None
+        assert limit.max_episode_steps == 100
+    minari = evaluation_env(pen, DatasetInfo("", "minari", env_id="X-v0", env_spec="{}"))
+    assert minari.max_episode_steps is None
+
+
 def test_the_description_says_what_a_result_needs(task: OfflineRL) -> None:
     described = json.loads(json.dumps(task.description(), allow_nan=False))
     assert (described["task"], described["agent"], described["seed"]) == ("custom", "bc", 0)
