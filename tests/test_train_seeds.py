@@ -127,7 +127,7 @@ def test_killed_and_resumed_all_seeds_end_bit_for_bit(
 
 
 def test_the_best_checkpoints_are_scored_together_as_each_alone(tmp_path: Path) -> None:
-    fast = ("agent.learning_rate=0.01", "agent.ema_decay=0.0", "eval.every=1", "agent.mode_of=1")
+    fast = ("agent.learning_rate=0.1", "agent.ema_decay=0.0", "eval.every=1", "agent.mode_of=1")
     path = start(tmp_path / "several", "seeds=[0,3,1]", *fast)
     steps = []
     for seed in (0, 3, 1):
