@@ -34,8 +34,8 @@ class ReplayBuffer:
         self, offline: TransitionDataset, capacity: int, n_step: int, discount: float
     ) -> None:
         self.offline = offline
-        columns = [c.new_zeros(capacity, *c.shape[1:]) for c in offline.transitions[:5]]
-        self.online = Batch(*columns, *columns[:2])
+        recorded = offline.transitions.recorded
+        self.online = Batch.of(c.new_zeros(capacity, *c.shape[1:]) for c in recorded)
         self.factors = discount ** torch.arange(n_step, device=offline.device).flip(0)
         self.size = self.begin = 0
 
@@ -77,13 +77,13 @@ class ReplayBuffer:
             return self.offline.sample(batch_size)
         offline = self.offline.sample(batch_size - batch_size // 2)
         index = torch.randint(self.size, (batch_size // 2,), device=self.factors.device)
-        online = (column.index_select(0, index) for column in self.online)
+        online = Batch.of(column.index_select(0, index) for column in self.online.recorded)
         return Batch(*(torch.cat(pair) for pair in zip(offline, online, strict=True)))
 
     @property
     def recorded(self) -> dict[str, Tensor]:
         """The columns of `online` that are no other column."""
-        return dict(list(self.online._asdict().items())[:5])
+        return dict(zip(Batch._fields, self.online.recorded, strict=False))
 
     def training_state(self) -> dict[str, Any]:
         """What the environment gave."""

@@ -75,7 +75,7 @@ class Bandit(GaussianMixture):
             mean_return=float(reward.mean()), std_return=float(reward.std(correction=0)),
         )  # fmt: skip
         every = torch.ones(n)
-        transitions = Batch(nothing, actions, reward, nothing, every, nothing, actions)
+        transitions = Batch.of((nothing, actions, reward, nothing, every))
         return TransitionDataset(transitions, every.bool(), info)
 
 

@@ -33,6 +33,17 @@ class Batch(NamedTuple):
     imitated_observations: Tensor  # (B, obs_dim): where good episodes count for more, other
     imitated_actions: Tensor  # (B, action_dim): transitions than those above; else the same
 
+    @classmethod
+    def of(cls, recorded: Iterable[Tensor]) -> Batch:
+        """The first five columns, which are imitated as they are."""
+        columns = list(recorded)
+        return cls(*columns, *columns[:2])
+
+    @property
+    def recorded(self) -> tuple[Tensor, ...]:
+        """The columns but for what is imitated."""
+        return self[:5]
+
 
 @dataclass(frozen=True)
 class DatasetInfo:
@@ -60,6 +71,7 @@ class TransitionDataset:
     """Transitions as float32 tensors on one device, sampled there.
 
     Attributes:
+        transitions: all of them, as one batch; each column by itself as well:
         observations: (N, obs_dim).
         actions: (N, action_dim).
         rewards: (N,).
@@ -79,11 +91,9 @@ class TransitionDataset:
         info: DatasetInfo,
         shares: Tensor | None = None,
     ) -> None:
-        self.observations = transitions.observations
-        self.actions = transitions.actions
-        self.rewards = transitions.rewards
-        self.next_observations = transitions.next_observations
-        self.terminals = transitions.terminals
+        self.transitions = Batch.of(transitions.recorded)
+        self.observations, self.actions, self.rewards = self.transitions[:3]
+        self.next_observations, self.terminals = self.transitions[3:5]
         self.episode_ends = episode_ends
         self.info = info
         self.shares = shares
@@ -158,11 +168,11 @@ class TransitionDataset:
         episode = np.cumsum(np.append(False, steps.ends[:-1]))[known]
         ends = np.append(np.diff(episode) > 0, True)
         rows = np.flatnonzero(known)
-        columns = [
+        columns = (
             torch.from_numpy(column.take(rows, axis=0).astype(np.float32, copy=False))
             for column in steps[:5]
-        ]
-        return cls(Batch(*columns, *columns[:2]), torch.from_numpy(ends), info)
+        )
+        return cls(Batch.of(columns), torch.from_numpy(ends), info)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -181,19 +191,6 @@ class TransitionDataset:
     def device(self) -> torch.device:
         """Where the tensors live."""
         return self.rewards.device
-
-    @property
-    def transitions(self) -> Batch:
-        """All transitions, as one batch."""
-        return Batch(
-            self.observations,
-            self.actions,
-            self.rewards,
-            self.next_observations,
-            self.terminals,
-            self.observations,
-            self.actions,
-        )
 
     @cached_property
     def observation_mean(self) -> Tensor:
@@ -240,18 +237,20 @@ class TransitionDataset:
         def rows(column: Tensor, index: Tensor) -> Tensor:
             return column.index_select(0, index.flatten()).view(*index.shape, *column.shape[1:])
 
-        columns = [rows(column, index) for column in self.transitions[:5]]
+        batch = Batch.of(rows(column, index) for column in self.transitions.recorded)
         if imitated is None or imitated is index:
-            return Batch(*columns, *columns[:2])
-        others = [rows(column, imitated) for column in self.transitions[:2]]
-        return Batch(*columns, *others)
+            return batch
+        return batch._replace(
+            imitated_observations=rows(self.observations, imitated),
+            imitated_actions=rows(self.actions, imitated),
+        )
 
     def to(self, device: torch.device | str) -> TransitionDataset:
         """The same dataset on `device`."""
-        columns = [column.to(device) for column in self.transitions[:5]]
+        moved = Batch.of(column.to(device) for column in self.transitions.recorded)
         shares = None if self.shares is None else self.shares.to(device)
         ends = self.episode_ends.to(device)
-        return TransitionDataset(Batch(*columns, *columns[:2]), ends, self.info, shares)
+        return TransitionDataset(moved, ends, self.info, shares)
 
     def replace(self, *, rewards: Tensor) -> TransitionDataset:
         """The same transitions with other rewards, (N,); `info` keeps the recorded returns.
