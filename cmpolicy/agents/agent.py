@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from cmpolicy.consistency.ema import ema_update
+from cmpolicy.consistency.ema import ema_update, rising_decay
 from cmpolicy.consistency.randomness import draw_softmax
 from cmpolicy.consistency.sampling import few_step_levels
 from cmpolicy.datasets.transitions import Batch, TransitionDataset
@@ -51,7 +51,8 @@ class AgentConfig:
         name: of this configuration of it, for the run and the results.
         policy: see `PolicyConfig`.
         learning_rate: of Adam, for the policy.
-        ema_decay: of the averaged policy that acts, an update.
+        ema_decay: of the averaged policy that acts, an update; it rises at first, see
+            `rising_decay`.
         mode_of: actions drawn an observation when acting, of which the mode is taken, see
             `ConsistencyPolicy.mode`; 1 for a plain sample.
         max_grad_norm: gradients are clipped to this norm, network by network; 0 for never.
@@ -150,7 +151,8 @@ class Agent(nn.Module):
     def finish_step(self) -> None:
         """Move the averages of the policy and count the update."""
         self.policy.update_target(self.progress)
-        ema_update(self.average_policy, self.policy, self.config.ema_decay)
+        decay = rising_decay(self.config.ema_decay, self.step)
+        ema_update(self.average_policy, self.policy, decay)
         self.step += 1
 
     def value(self, observations: Tensor, actions: Tensor) -> Tensor:

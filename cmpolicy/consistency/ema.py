@@ -24,3 +24,14 @@ def ema_update(average: nn.Module, model: nn.Module, decay: float | Tensor) -> N
         torch._foreach_lerp_(old, new, weight)
     for mine, theirs in zip(average.buffers(), model.buffers(), strict=True):
         mine.copy_(theirs)
+
+
+def rising_decay(decay: float, step: int | Tensor) -> float | Tensor:
+    """min(decay, (1 + k)/(10 + k)) for update k = 0, 1, …: an average that forgets its start.
+
+    Args:
+        decay: where it ends.
+        step: k; for a tensor () the decay is one on its device.
+    """
+    rising = (1 + step) / (10 + step)
+    return rising.clamp(max=decay) if isinstance(rising, Tensor) else min(decay, rising)

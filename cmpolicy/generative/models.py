@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cmpolicy.consistency.diffusion import DenoisingScoreMatching
-from cmpolicy.consistency.ema import ema_update
+from cmpolicy.consistency.ema import ema_update, rising_decay
 from cmpolicy.consistency.losses import Loss
 from cmpolicy.consistency.parameterization import (
     EDMParameterization,
@@ -92,10 +92,9 @@ class LevelModel(nn.Module):
 
     def update_average(self, step: int) -> None:
         """Move the averages; their decays rise at first, so that they forget their start."""
-        rising = (1 + step) / (10 + step)
-        ema_update(self.average_network, self.network, min(self.ema_decay, rising))
+        ema_update(self.average_network, self.network, rising_decay(self.ema_decay, step))
         for decay, average in zip(self.other_ema_decays, self.other_averages, strict=True):
-            ema_update(average, self.network, min(decay, rising))
+            ema_update(average, self.network, rising_decay(decay, step))
 
 
 class EDMTeacher(LevelModel):

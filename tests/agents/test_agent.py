@@ -157,11 +157,12 @@ def test_targets_and_averages_start_as_copies_without_gradients(name: str, loss:
 
 
 @pytest.mark.parametrize("name", AGENTS)
-@pytest.mark.parametrize("decay", [0.9, 0.0])
+@pytest.mark.parametrize(("asked", "decay"), [(0.9, 4 / 13), (0.2, 0.2), (0.0, 0.0)])
 def test_the_average_moves_towards_the_policy(
-    name: str, decay: float, dataset: TransitionDataset
+    name: str, asked: float, decay: float, dataset: TransitionDataset
 ) -> None:
-    agent = trained(name, dataset, 3, ema_decay=decay)
+    """In its fourth update by no more than (1 + 3)/(10 + 3)."""
+    agent = trained(name, dataset, 3, ema_decay=asked)
     before = tensors_of(agent.average_policy.network)
     agent.update(dataset.sample(32))
     online = agent.policy.network.state_dict()

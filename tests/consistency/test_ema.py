@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmpolicy.consistency.ema import ema_update
+from cmpolicy.consistency.ema import ema_update, rising_decay
 
 
 def two_networks(dtype: torch.dtype = torch.float32) -> tuple[nn.Module, nn.Module]:
@@ -91,3 +91,22 @@ def test_no_gradient_is_recorded_and_storage_is_kept() -> None:
 def test_modules_of_different_structure_are_refused() -> None:
     with pytest.raises((RuntimeError, ValueError)):
         ema_update(nn.Linear(3, 4), nn.Linear(3, 4, bias=False), 0.9)
+
+
+@pytest.mark.parametrize("step", [0, 1, 8, 90, 10_000])
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
+def test_the_decay_rises_to_what_was_asked(decay: float, step: int) -> None:
+    expected = min(decay, (1 + step) / (10 + step))
+    assert rising_decay(decay, step) == expected
+    as_tensor = rising_decay(decay, torch.tensor(step))
+    assert isinstance(as_tensor, torch.Tensor)
+    assert as_tensor.shape == ()
+    assert float(as_tensor) == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_average_with_a_rising_decay_forgets_its_start() -> None:
+    average, model = two_networks()
+    for step in range(200):
+        ema_update(average, model, rising_decay(0.9999, step))
+    for a, b in zip(average.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
