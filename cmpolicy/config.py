@@ -208,6 +208,8 @@ class ToyConfig(RunConfig):
             raise ValueError(f"toys train in fp32, got precision={self.precision}")
         if self.loss.only_teacher:
             raise ValueError(f"loss.name={self.loss.name} trains no student, which toys are about")
+        if self.loss.perceptual:
+            raise ValueError("loss.perceptual compares pictures, and a toy has none")
 
 
 @dataclass

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmpolicy.consistency.metrics import edm_weight, metric_named, weighted
+from cmpolicy.consistency.metrics import Metric, edm_weight, metric_named, weighted
 from cmpolicy.consistency.parameterization import (
     LevelFunction,
     Parameterization,
@@ -35,13 +35,13 @@ class DiscreteConsistency:
     probability-flow ODE from it: x₀ + σ_n z, or the teacher's.
 
     Attributes:
-        metric: a name in METRICS.
+        metric: a name in METRICS, or a metric itself.
         weight: ``uniform`` (λ = 1), ``inverse`` (λ = 1/(σ_{n+1} − σ_n)), or ``edm``.
         solver: a name in SOLVERS, for the teacher's step.
         scale: multiplies the loss.
     """
 
-    metric: str = "squared"
+    metric: str | Metric = "squared"
     weight: str = "uniform"
     solver: str = "heun"
     scale: float = 1.0
@@ -166,7 +166,7 @@ class ImprovedConsistencyTraining(DiscreteConsistency):
         p_mean, p_std: mean and standard deviation of ln σ, for data of σ_d = 0.5.
     """
 
-    metric: str = "pseudo_huber"
+    metric: str | Metric = "pseudo_huber"
     weight: str = "inverse"
     s0: int = 10
     s1: int = 1280
@@ -195,7 +195,7 @@ class EasyConsistencyTuning(DiscreteConsistency):
         p_mean, p_std: mean and standard deviation of ln σ.
     """
 
-    metric: str = "pseudo_huber"
+    metric: str | Metric = "pseudo_huber"
     weight: str = "inverse"
     q: float = 2.0
     stages: int = 8

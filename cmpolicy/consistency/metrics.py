@@ -48,15 +48,17 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def metric_named(name: str) -> Metric:
-    """The metric of that name.
+def metric_named(metric: str | Metric) -> Metric:
+    """The metric of that name; one that has no name is itself.
 
     Raises:
         ValueError: if there is none.
     """
-    if name not in METRICS:
-        raise ValueError(f"unknown metric {name!r}, expected one of {', '.join(METRICS)}")
-    return METRICS[name]
+    if not isinstance(metric, str):
+        return metric
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric {metric!r}, expected one of {', '.join(METRICS)}")
+    return METRICS[metric]
 
 
 def weighted(loss: Tensor, sigma: Tensor, log_weight: Callable[[Tensor], Tensor] | None) -> Tensor:

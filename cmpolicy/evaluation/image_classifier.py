@@ -70,8 +70,17 @@ class ImageClassifier(nn.Module):
         """
         return self.embed(images) / self.size
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Pixels between −1 and 1, (B, C, H, W) → what each convolution finds, (B, C', H', W')."""
+        found = []
+        for layer in list(self.body)[:-1]:
+            x = layer(x)
+            if isinstance(layer, nn.SiLU):
+                found.append(x)
+        return found
+
     def embed(self, images: Tensor) -> Tensor:
-        """The same in the units of the weights."""
+        """The same as `features`, in the units of the weights."""
         x: Tensor = self.hidden(self.body(images.float() / 127.5 - 1))
         return x
 

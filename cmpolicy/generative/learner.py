@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cmpolicy.consistency.diffusion import batch_denoiser
-from cmpolicy.consistency.losses import DIFFUSIONS, DISTILLATIONS, LOSSES
+from cmpolicy.consistency.metrics import Metric
 from cmpolicy.consistency.parameterization import PARAMETERIZATIONS, LevelFunction
 from cmpolicy.consistency.randomness import Draws, draw
 from cmpolicy.errors import InputError
@@ -51,6 +51,7 @@ class GenerativeLearner(nn.Module):
         mean, std: of the data, which the models see shifted by the mean and scaled to σ_d = 0.5.
         sigma_min, sigma_max: the ends of the noise levels at that scale.
         teacher: a trained one, instead of the first updates.
+        perceptual: the metric of a loss that asks for one, which training needs and sampling not.
         accumulate: pieces that a batch is taken in, whose gradients add up to that of the batch.
         ranks: the processes among which a batch is divided first.
 
@@ -73,12 +74,13 @@ class GenerativeLearner(nn.Module):
         sigma_max: float = 80.0,
         teacher: EDMTeacher | None = None,
         *,
+        perceptual: Metric | None = None,
         accumulate: int = 1,
         ranks: Ranks = Ranks(),  # noqa: B008  # frozen
     ) -> None:
         super().__init__()
         p = PARAMETERIZATIONS[config.parameterization](SIGMA_DATA, sigma_min, sigma_max)
-        loss = {**LOSSES, **DISTILLATIONS, **DIFFUSIONS}[config.name](**config.options)
+        loss = config.make_loss(perceptual)
         averages = (config.ema_decay, config.other_ema_decays)
         self.config, self.accumulate, self.ranks = config, accumulate, ranks
         self.teacher_steps, self.student_steps = phase_lengths(

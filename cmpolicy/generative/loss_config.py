@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from cmpolicy.consistency.losses import DIFFUSIONS, DISTILLATIONS, LOSSES
+from cmpolicy.consistency.discrete import DiscreteConsistency
+from cmpolicy.consistency.losses import DIFFUSIONS, DISTILLATIONS, LOSSES, Loss
+from cmpolicy.consistency.metrics import Metric
 from cmpolicy.consistency.parameterization import PARAMETERIZATIONS
 
 OPTIMIZERS = ("adam", "radam")
 SCHEDULES = ("cosine", "constant")
+ALL_LOSSES: dict[str, Callable[..., Loss]] = {**LOSSES, **DISTILLATIONS, **DIFFUSIONS}
 
 
 @dataclass
@@ -41,6 +45,8 @@ class LossConfig:
         stable_target: denoising and consistency training against the denoiser of the batch in
             place of each sample, see `batch_denoiser`.
         adaptive_weight: weigh noise levels by a learned function, which in few dimensions harms.
+        perceptual: compare images by the features of a classifier, in place of the loss's own
+            metric; see `PerceptualDistance`.
     """
 
     name: str = "scd"
@@ -57,11 +63,11 @@ class LossConfig:
     other_ema_decays: list[float] = field(default_factory=list)
     stable_target: bool = False
     adaptive_weight: bool = False
+    perceptual: bool = False
 
     def __post_init__(self) -> None:
-        losses = {**LOSSES, **DISTILLATIONS, **DIFFUSIONS}
         for key, names in (
-            ("name", losses),
+            ("name", ALL_LOSSES),
             ("parameterization", PARAMETERIZATIONS),
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
@@ -72,9 +78,20 @@ class LossConfig:
                 )
         self.check_ranges()
         try:
-            losses[self.name](**self.options)
+            loss = self.make_loss()
         except TypeError as error:
             raise ValueError(f"loss.options do not fit {self.name}: {error}") from None
+        if self.perceptual and not isinstance(loss, DiscreteConsistency):
+            raise ValueError(f"loss.perceptual: {self.name} compares no two pictures")
+        if self.perceptual and "metric" in self.options:
+            raise ValueError("loss.perceptual and loss.options.metric exclude each other")
+
+    def make_loss(self, perceptual: Metric | None = None) -> Loss:
+        """What `name` and `options` describe, with the metric that `perceptual` asks for."""
+        loss = ALL_LOSSES[self.name](**self.options)
+        if isinstance(loss, DiscreteConsistency) and perceptual is not None:
+            return dataclasses.replace(loss, metric=perceptual)
+        return loss
 
     def check_ranges(self) -> None:
         """Raise ValueError for a number out of its range."""

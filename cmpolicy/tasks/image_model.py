@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cmpolicy.consistency.metrics import Metric
 from cmpolicy.consistency.parameterization import LevelFunction, Parameterization
 from cmpolicy.consistency.randomness import normal_like
 from cmpolicy.consistency.sampling import few_step_levels, multistep
@@ -205,6 +206,7 @@ def build_learner(
     device: torch.device,
     teacher: EDMTeacher | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008  # frozen
+    perceptual: Metric | None = None,
 ) -> GenerativeLearner:
     """The learner that a configuration describes, untrained.
 
@@ -217,7 +219,8 @@ def build_learner(
         raise InputError(str(error)) from None
     return GenerativeLearner(
         network, config.loss, config.steps, torch.full((1, 1, 1), info.mean), info.std,
-        config.sigma_min, config.sigma_max, teacher, accumulate=config.accumulate, ranks=ranks,
+        config.sigma_min, config.sigma_max, teacher, perceptual=perceptual,
+        accumulate=config.accumulate, ranks=ranks,
     ).to(device)  # fmt: skip
 
 
@@ -230,7 +233,9 @@ def build_network(config: ImageConfig, info: ImageInfo, device: torch.device) ->
 
 def blank_teacher(config: ImageConfig, info: ImageInfo, device: torch.device) -> EDMTeacher:
     """A teacher of another run, before its weights are there."""
-    loss = dataclasses.replace(config.loss, name="edm", options={}, other_ema_decays=[])
+    loss = dataclasses.replace(
+        config.loss, name="edm", options={}, other_ema_decays=[], perceptual=False
+    )
     edm = dataclasses.replace(config, loss=loss, teacher=None, steps=1)
     teacher = build_learner(edm, info, device).teacher
     assert teacher is not None

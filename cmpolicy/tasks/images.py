@@ -12,8 +12,10 @@ from torch import Tensor
 
 from cmpolicy.datasets.images import ImageBatch, ImageDataset, open_images
 from cmpolicy.errors import InputError
+from cmpolicy.evaluation.image_classifier import trained_classifier
 from cmpolicy.evaluation.image_figures import draw_sheet
 from cmpolicy.generative.models import EDMTeacher
+from cmpolicy.generative.perceptual import PerceptualDistance
 from cmpolicy.image_config import ImageConfig
 from cmpolicy.tasks.image_model import (
     TEACHER_STEPS,
@@ -33,6 +35,7 @@ STEPS = (1, 2, 5)
 BATCH = 250  # samples at once
 SHEET_COLUMNS = 20
 PROJECTIONS = 100
+METRIC_SEED = 1  # of the classifier that a loss may use; the one that measures samples has 0
 DATA = "training images"  # the row of other training images, the floor of a distance
 
 
@@ -93,7 +96,8 @@ class ImageTask:
         self.dataset = TrainingImages(self.images, config.conditional, config.label_dropout)
         info = ImageInfo.of(self.images)
         teacher = load_teacher(config, info, device) if config.teacher is not None else None
-        self.learner = build_learner(config, info, device, teacher, ranks)
+        perceptual = perceptual_distance(self.images, info) if config.loss.perceptual else None
+        self.learner = build_learner(config, info, device, teacher, ranks, perceptual)
         self.model = ImageModel(config, info, self.learner)
         self.scores: dict[int, ImageScore] = {}
         self.announce(info)
@@ -211,6 +215,21 @@ def pixel_distance(samples: Tensor, images: Tensor) -> dict[str, float]:
     directions = directions / directions.norm(dim=0)
     gap = (a @ directions).sort(0).values - (b @ directions).sort(0).values
     return {"pixel_sliced_w2": float(gap.square().mean().sqrt())}
+
+
+def perceptual_distance(images: ImageDataset, info: ImageInfo) -> PerceptualDistance:
+    """Of a classifier of these images.
+
+    Raises:
+        InputError: for images without labels.
+    """
+    if images.labels is None or images.classes < 2:
+        raise InputError(
+            "loss.perceptual=true trains a classifier, for which these images have no labels; "
+            "say loss.perceptual=false"
+        )
+    classifier, _ = trained_classifier(images, seed=METRIC_SEED)
+    return PerceptualDistance(classifier.maps, info.mean, info.std)
 
 
 def load_teacher(config: ImageConfig, info: ImageInfo, device: torch.device) -> EDMTeacher:

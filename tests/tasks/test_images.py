@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -127,6 +128,29 @@ def test_a_teacher_that_does_not_fit_is_refused(
 def test_dropout_may_differ_from_that_of_the_teacher(teacher: Path) -> None:
     network = UNetConfig(channels=8, multipliers=[1, 2], dropout=0.2)
     assert task("cd", teacher=str(teacher), network=network).learner.has_dropout
+
+
+def test_a_student_that_is_compared_by_a_classifier(
+    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its classifier is trained, and gives other weights than plain pixels do."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("CMPOLICY_CACHE", str(cache))
+    for name, perceptual in (("features", True), ("pixels", False)):
+        training = {"perceptual": perceptual}
+        train(config("cd", tmp_path / name, teacher=str(teacher), training=training), [])
+        assert len(list(cache.glob("classifier-*"))) == 1
+    a, b = (modules(tmp_path / name) for name in ("features", "pixels"))
+    assert not all(torch.equal(a[key], b[key]) for key in a)
+    assert load_image_model(tmp_path / "features").step == 8  # needs no classifier
+
+
+def test_a_classifier_needs_labels(tmp_path: Path) -> None:
+    np.savez(tmp_path / "images.npz", arr_0=np.zeros((40, 8, 8, 1), np.uint8))
+    data = ImageDataConfig("npz", root=str(tmp_path / "images.npz"))
+    training = {"perceptual": True, "teacher_steps": 4}
+    with pytest.raises(InputError, match=r"no labels; say loss\.perceptual=false"):
+        task("cd", data=data, training=training)
 
 
 @pytest.mark.parametrize("stop", [3, 4, 6])

@@ -173,3 +173,8 @@ def test_a_bandit_run(tmp_path: Path) -> None:
 def test_a_bandit_has_no_teacher(loss: str) -> None:
     with pytest.raises(InputError, match="trains on data alone"):
         train(config("bandit", loss), [])
+
+
+def test_a_toy_is_not_compared_by_a_classifier() -> None:
+    with pytest.raises(ValueError, match="a toy has none"):
+        ToyConfig(loss=LossConfig("cd", teacher_steps=10, perceptual=True))
