@@ -20,6 +20,7 @@ AnyConfig = RLConfig | ToyConfig | ImageConfig
 CHANGEABLE = (
     "steps",
     "online.steps",
+    "agent.eta",  # an environment bears a stronger guidance than data does
     "eval.every",
     "eval.episodes",
     "eval.final_episodes",

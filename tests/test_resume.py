@@ -62,17 +62,19 @@ def test_what_may_change_changes_and_the_rest_stays(stored: Path) -> None:
         "threads=2",
         "device=cpu",
         "log_every=3",
+        "agent.eta=0.9",
     ]
     config = resumed_config(stored, [f"resume={stored}", *changes])
     assert (config.steps, config.eval.every, config.threads, config.log_every) == (50, 7, 2, 3)
-    assert config.agent.eta == 0.7  # type: ignore[attr-defined]
+    assert config.agent.eta == 0.9  # type: ignore[attr-defined]
+    assert resumed_config(stored, []).agent.eta == 0.7  # type: ignore[union-attr]
     assert config.env.name == "hopper-medium"
     assert "steps: 6\n" in (stored / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize(
     "override",
-    ["agent=bc", "seed=1", "env=walker2d-medium", "agent.eta=1", "batch_size=9", "run_dir=x"],
+    ["agent=bc", "seed=1", "env=walker2d-medium", "agent.tau=1", "batch_size=9", "run_dir=x"],
 )
 def test_what_would_make_it_another_run_is_refused(stored: Path, override: str) -> None:
     reason = refused(stored, f"resume={stored}", override)
@@ -80,7 +82,9 @@ def test_what_would_make_it_another_run_is_refused(stored: Path, override: str) 
     assert all(key in reason for key in CHANGEABLE)
 
 
-@pytest.mark.parametrize("override", ["steps=0", "steps=many", "eval.every=0", "threads=[1]"])
+@pytest.mark.parametrize(
+    "override", ["steps=0", "steps=many", "eval.every=0", "threads=[1]", "agent.eta=-1"]
+)
 def test_wrong_values_are_refused(stored: Path, override: str) -> None:
     from omegaconf.errors import OmegaConfBaseException
 

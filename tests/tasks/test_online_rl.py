@@ -245,6 +245,17 @@ def test_a_finished_offline_run_goes_on_online(
     assert_equal_runs(run, whole)
 
 
+def test_the_guidance_may_be_stronger_in_the_environment(
+    hopper: tuple[str, str], whole: Path, tmp_path: Path
+) -> None:
+    run = finished(tmp_path / "offline", *RUN, *hopper, "online.steps=0")
+    go_on(run, "online.steps=60", "agent.eta=3")
+    states = [load_state(path / "checkpoints" / "last.safetensors") for path in (run, whole)]
+    stronger, alike = (state["learner"]["modules"] for state in states)
+    assert not all(torch.equal(alike[key], value) for key, value in stronger.items())
+    assert "  eta: 3.0\n" in (run / "config.yaml").read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
