@@ -101,7 +101,11 @@ def cache_directory() -> Path:
 
 
 def trained_classifier(
-    data: LabelledImages, *, seed: int = 0, cache: Path | None = None
+    data: LabelledImages,
+    *,
+    seed: int = 0,
+    cache: Path | None = None,
+    otherwise: str = "use efficientnet_lite0 or inception",
 ) -> tuple[ImageClassifier, str]:
     """The classifier of a labelled dataset, from the cache or trained now, and what names it.
 
@@ -111,6 +115,7 @@ def trained_classifier(
     Args:
         cache: a directory, by default `cache_directory()`; its files are named by a hash of data,
             seed and settings.
+        otherwise: what to do where there are no labels, for the error.
 
     Returns:
         The network in evaluation mode on the data's device, and that hash.
@@ -120,8 +125,8 @@ def trained_classifier(
     """
     if data.labels is None or data.classes < 2:
         raise InputError(
-            "the classifier of image metrics needs a dataset with labels; use "
-            "efficientnet_lite0 or inception"
+            "a classifier needs a dataset with labels, and these images have no labels; "
+            f"{otherwise}"
         )
     labels, device = data.labels, data.images.device
     key = data_hash(data.images, labels, seed)
@@ -133,7 +138,7 @@ def trained_classifier(
     if path.is_file():
         network.load_state_dict(load_file(path, device=str(device)))
     else:
-        log.info("training a classifier for image metrics on %d images", len(labels))
+        log.info("training a classifier on %d images", len(labels))
         fit(network, data.images, labels, seed)
         network.measure_size(data.images[:SIZE_IMAGES])
         path.parent.mkdir(parents=True, exist_ok=True)

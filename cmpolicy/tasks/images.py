@@ -223,12 +223,9 @@ def perceptual_distance(images: ImageDataset, info: ImageInfo) -> PerceptualDist
     Raises:
         InputError: for images without labels.
     """
-    if images.labels is None or images.classes < 2:
-        raise InputError(
-            "loss.perceptual=true trains a classifier, for which these images have no labels; "
-            "say loss.perceptual=false"
-        )
-    classifier, _ = trained_classifier(images, seed=METRIC_SEED)
+    classifier, _ = trained_classifier(
+        images, seed=METRIC_SEED, otherwise="say loss.perceptual=false"
+    )
     return PerceptualDistance(classifier.maps, info.mean, info.std)
 
 
