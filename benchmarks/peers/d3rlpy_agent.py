@@ -5,10 +5,12 @@
 Runs in an environment that has d3rlpy (see environment.py); `offline_rl.py` calls it for the agents
 d3rlpy_td3_bc, d3rlpy_iql and d3rlpy_rebrac. Settings are those of d3rlpy's reproduction scripts for
 D4RL (github.com/takuseno/d3rlpy, reproductions/offline), with the batch size of the command line.
+Its transitions are gathered from arrays instead of one object at a time, see `ArrayTransitions`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from importlib.metadata import version
@@ -28,6 +30,7 @@ from cmpolicy.front_door import run
 
 if TYPE_CHECKING:
     from d3rlpy.algos import QLearningAlgoBase
+    from d3rlpy.dataset import ReplayBuffer, TransitionMiniBatch
 
 # ReBRAC's penalties of actor and critic (Tarasov et al. 2023), on locomotion as in the scripts;
 # `mixed` has none of its own and takes those of medium-replay.
@@ -136,6 +139,32 @@ def checked_steps(path: Path) -> dict[str, npt.NDArray[Any]]:
     return {key: column.astype(np.float32) for key, column in steps.items()}
 
 
+class ArrayTransitions:
+    """What d3rlpy's replay buffer would pick, kept as arrays.
+
+    The buffer builds a Python object for each transition of a batch, which takes as long as the
+    update itself; the same indices give the same batch here.
+    """
+
+    def __init__(self, dataset: ReplayBuffer) -> None:
+        from d3rlpy.dataset import TransitionMiniBatch
+
+        count = dataset.buffer.transition_count
+        pick, at = dataset._transition_picker, dataset.buffer  # it offers no picker in public
+        whole = TransitionMiniBatch.from_transitions([pick(*at[i]) for i in range(count)])
+        columns = (field.name for field in dataclasses.fields(whole) if field.name != "transitions")
+        self.columns = {name: getattr(whole, name) for name in columns}
+        self.count = count
+
+    def __call__(self, batch_size: int) -> TransitionMiniBatch:
+        """`batch_size` transitions, drawn with replacement by NumPy's generator, as d3rlpy does."""
+        from d3rlpy.dataset import TransitionMiniBatch
+
+        index = np.random.randint(self.count, size=batch_size)
+        rows = {name: column[index] for name, column in self.columns.items()}
+        return TransitionMiniBatch(**rows, transitions=[])
+
+
 class D3RLPyPeer:
     """An algorithm of d3rlpy, which acts by its greedy action."""
 
@@ -162,6 +191,7 @@ def train(config: RLConfig, algorithm: str) -> None:
     peer_run = PeerRun(config, {"d3rlpy": version("d3rlpy")}, recorded)
     assert peer_run.task.info.path is not None
     dataset = d3rlpy.dataset.MDPDataset(**checked_steps(Path(peer_run.task.info.path)))
+    dataset.sample_transition_batch = ArrayTransitions(dataset)  # type: ignore[method-assign]
     d3rlpy.seed(config.seed)
     peer = build(algorithm, settings, config.batch_size, peer_run.device)
     peer_run.begin(D3RLPyPeer(peer))

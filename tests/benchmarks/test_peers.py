@@ -55,9 +55,12 @@ def test_d3rlpy_trains_on_the_transitions_that_we_train_on(
     assert not (steps["terminals"] & steps["timeouts"]).any()
 
 
-@pytest.mark.skipif(
+needs_d3rlpy = pytest.mark.skipif(
     not PYTHON.exists(), reason="no environment with d3rlpy: offline_rl.py makes it"
 )
+
+
+@needs_d3rlpy
 @pytest.mark.parametrize("algorithm", ["td3_bc", "iql", "rebrac"])
 def test_a_run_of_d3rlpy(tmp_path: Path, write_hopper: Any, algorithm: str) -> None:
     path = write_hopper(tmp_path / "hopper-medium.hdf5", steps=400)
@@ -74,6 +77,37 @@ def test_a_run_of_d3rlpy(tmp_path: Path, write_hopper: Any, algorithm: str) -> N
     assert found["peer"]["versions"] == {"d3rlpy": "2.8.1"}
     assert found["versions"]["gymnasium"] == version("gymnasium")
     assert [e["step"] for e in found["evaluations"]] == [3, 6]
+
+
+SAME_BATCHES = """
+import sys
+import d3rlpy, numpy as np
+from pathlib import Path
+from d3rlpy_agent import ArrayTransitions, checked_steps
+dataset = d3rlpy.dataset.MDPDataset(**checked_steps(Path(sys.argv[1])))
+arrays = ArrayTransitions(dataset)
+for sample in (dataset.sample_transition_batch, arrays):
+    np.random.seed(3)
+    batch = sample(500)
+    for name in arrays.columns:
+        column = getattr(batch, name)
+        print(name, column.dtype, column.shape, float((column * np.arange(1, 501)[:, None]).sum()))
+"""
+
+
+@needs_d3rlpy
+def test_transitions_as_arrays_are_those_that_d3rlpy_draws(
+    tmp_path: Path, write_hopper: Any
+) -> None:
+    path = write_hopper(tmp_path / "hopper-medium.hdf5", steps=400)
+    done = subprocess.run(
+        [str(PYTHON), "-c", SAME_BATCHES, str(path)],
+        capture_output=True, text=True, check=False, cwd=BENCHMARKS / "peers",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if " float32 " in line]
+    assert len(lines) == 14  # seven columns, twice
+    assert lines[:7] == lines[7:]
 
 
 def test_the_environment_has_our_versions(tmp_path: Path, load: Any) -> None:
