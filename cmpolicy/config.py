@@ -43,7 +43,6 @@ class EnvConfig:
             does; null for Gymnasium's.
         minari_id: the Minari dataset.
         reward: a name in `cmpolicy.datasets.rewards`.
-        eta: weight of the Q-guidance of `agent=ac`, the one number that is a suite's own.
         ding_jin: published per-task settings of Consistency-AC, read by `agent=ac_ding_jin`.
     """
 
@@ -54,7 +53,6 @@ class EnvConfig:
     max_episode_steps: int | None = None
     minari_id: str | None = None
     reward: str = "none"
-    eta: float = 0.03
     ding_jin: dict[str, Any] = field(default_factory=dict)
 
 

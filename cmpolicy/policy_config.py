@@ -29,7 +29,9 @@ class PolicyConfig:
             ``ding_jin``.
         loss: a name in `cmpolicy.consistency.losses.LOSSES`.
         loss_options: hyperparameters of that loss, over LOSS_DEFAULTS.
-        sigma_min, sigma_max: ε and the level at which sampling begins; the data's σ_d is 0.5.
+        sigma_min, sigma_max: ε and the level at which sampling begins; the data's σ_d is 0.5. At
+            σ_max = 80, which is that of images, a loss of weight 1/Δσ hardly reaches the level
+            from which one step samples.
         steps: network calls an action, on a Karras grid.
         levels: noise levels of sampling, decreasing, in place of `steps`.
         normalize_obs: standardise observations before they enter the network.
@@ -46,7 +48,7 @@ class PolicyConfig:
     loss: str = "ict"
     loss_options: dict[str, Any] = field(default_factory=dict)
     sigma_min: float = 0.002
-    sigma_max: float = 80.0
+    sigma_max: float = 10.0
     steps: int = 1
     levels: list[float] | None = None
     normalize_obs: bool = True

@@ -13,6 +13,8 @@ from cmpolicy.agents.critic_agent import CriticAgent, CriticConfig
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.datasets.transitions import Batch, TransitionDataset
 
+Q_UNITS = ("gradient", "value")
+
 
 @dataclass
 class ACConfig(CriticConfig):
@@ -20,6 +22,9 @@ class ACConfig(CriticConfig):
 
     Attributes:
         eta: η, weight of the Q-guidance.
+        q_unit: what the guidance is measured in: ``gradient``, E‖∇_a Q‖, or ``value``, E|Q|, as
+            published. Where rewards are nearly all for staying alive, |Q| says nothing of how
+            much actions matter.
         return_temperature: α of the weights ∝ exp(G/α) by which actions are imitated, G their
             episode's return scaled to [0, 1]; 0 for all alike.
         scale_rewards: scale rewards such that values are of order one.
@@ -30,7 +35,8 @@ class ACConfig(CriticConfig):
 
     algorithm: str = "ac"
     name: str = "ac"
-    eta: float = 0.03
+    eta: float = 0.001
+    q_unit: str = "gradient"
     n_step: int = 20
     return_temperature: float = 0.1
     scale_rewards: bool = True
@@ -43,6 +49,10 @@ class ACConfig(CriticConfig):
             raise ValueError(
                 f"need eta ≥ 0 and return_temperature ≥ 0, got {self.eta} and "
                 f"{self.return_temperature}"
+            )
+        if self.q_unit not in Q_UNITS:
+            raise ValueError(
+                f"unknown q_unit {self.q_unit!r}, expected one of {', '.join(Q_UNITS)}"
             )
 
 
@@ -83,15 +93,29 @@ class ConsistencyAC(CriticAgent):
         return self.squared_error(batch, self.target(batch))
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """L_consistency(a | s) − η Q(s, π(s)) / |Q|, of imitated actions."""
+        """L_consistency(a | s) − η Q(s, π(s)) / unit, of imitated actions."""
         observations = batch.imitated_observations
         consistency = self.policy.loss(observations, batch.imitated_actions, self.progress)
-        q = self.critic(observations, self.policy(observations))
-        guidance = -q.mean() / q.detach().abs().mean()
+        guidance, q = self.guidance(observations, self.policy(observations))
         return consistency + self.config.eta * guidance, {
             "actor/consistency_loss": consistency.detach(),
-            "actor/q": q.detach().mean(),
+            "actor/q": q,
         }
+
+    def guidance(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """What has the gradient −∇_a Q / unit with respect to actions, (); and E[Q], ()."""
+        if self.config.q_unit == "value":
+            q = self.critic(observations, actions)
+            return -q.mean() / q.detach().abs().mean(), q.detach().mean()
+
+        def value(a: Tensor) -> tuple[Tensor, Tensor]:
+            q = self.critic(observations, a).mean(0)
+            return q.sum(), q.mean()
+
+        slope, q = torch.func.grad(value, has_aux=True)(actions.detach())
+        slope, q = slope.detach(), q.detach()
+        unit = torch.linalg.vector_norm(slope, dim=1).mean().clamp_min(1e-12)
+        return -(slope / unit * actions).sum(1).mean(), q
 
     def update(self, batch: Batch) -> Metrics:
         """Algorithm 1: critics, their targets, the actor, its average."""

@@ -26,7 +26,8 @@ class ConsistencyBC(Agent):
 
     def __init__(self, spaces: Spaces, config: BCConfig, total_steps: int) -> None:
         super().__init__(spaces, config, total_steps)
-        self.optimizers["policy"] = adam(self.policy, config.learning_rate)
+        decay = config.weight_decay
+        self.optimizers["policy"] = adam(self.policy, config.learning_rate, decay)
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """L_consistency(a | s)."""

@@ -226,9 +226,10 @@ def test_a_step_on_a_loss_moves_one_network(name: str, moved: str) -> None:
     assert all(p.grad is None for p in other.parameters())
 
 
-def test_the_guidance_reaches_the_policy_through_its_action() -> None:
+@pytest.mark.parametrize("unit", ["gradient", "value"])
+def test_the_guidance_is_added_to_the_consistency_loss(unit: str) -> None:
     data = episodes()
-    plain, guided = build(eta=0.0), build(eta=2.0)
+    plain, guided = build(eta=0.0, q_unit=unit), build(eta=2.0, q_unit=unit)
     guided.load_state_dict(plain.state_dict())
     losses = []
     for agent in (plain, guided):
@@ -240,9 +241,48 @@ def test_the_guidance_reaches_the_policy_through_its_action() -> None:
         )
     torch.manual_seed(3)
     guided.policy.loss(data.observations, data.actions, guided.progress)
-    q = guided.critic(data.observations, guided.policy(data.observations))
-    expected = losses[0] - 2.0 * float(q.detach().mean() / q.detach().abs().mean())
-    assert losses[1] == pytest.approx(expected, rel=1e-5)
+    guidance, q = guided.guidance(data.observations, guided.policy(data.observations))
+    assert losses[1] == pytest.approx(losses[0] + 2.0 * float(guidance.detach()), rel=1e-5)
+    assert float(metrics["actor/q"]) == pytest.approx(float(q), rel=1e-5)
+
+
+@pytest.mark.parametrize("unit", ["gradient", "value"])
+def test_the_guidance_moves_actions_along_the_gradient_of_q(unit: str) -> None:
+    agent, data = build(q_unit=unit), episodes()
+    obs, actions = data.observations, data.actions.clone().requires_grad_()
+    q = agent.critic(obs, actions).mean(0)
+    (slope,) = torch.autograd.grad(q.sum(), actions)
+    measure = (
+        slope.norm(dim=1).mean() if unit == "gradient" else agent.critic(obs, actions).abs().mean()
+    )
+    guidance, mean = agent.guidance(obs, actions)
+    (moved,) = torch.autograd.grad(guidance, actions)
+    torch.testing.assert_close(moved, -slope / measure.detach() / len(data))
+    torch.testing.assert_close(mean, q.detach().mean())
+
+
+def test_in_the_unit_of_its_gradient_neither_size_nor_zero_of_q_matter() -> None:
+    agent, data = build(hidden=()), episodes()
+    actions = data.actions.clone().requires_grad_()
+    moves = []
+    for _ in range(2):
+        guidance, _ = agent.guidance(data.observations, actions)
+        moves.append(torch.autograd.grad(guidance, actions)[0])
+        with torch.no_grad():  # Q ← 7 Q + 100
+            agent.critic.layers[0].weight.mul_(7.0)
+            agent.critic.layers[0].bias.mul_(7.0).add_(100.0)
+    torch.testing.assert_close(moves[0], moves[1])
+    assert float(moves[0].norm(dim=1).mean()) == pytest.approx(1 / len(data), rel=1e-5)
+    with torch.no_grad():
+        agent.critic.layers[0].weight.zero_()
+    assert float(agent.guidance(data.observations, actions)[0].detach()) == 0.0  # not 0/0
+
+
+def test_the_guidance_reaches_the_policy_alone() -> None:
+    agent, data = build(), episodes()
+    guidance, _ = agent.guidance(data.observations, agent.policy(data.observations))
+    assert any(g is not None and g.abs().sum() > 0 for g in gradients(guidance, agent.policy))
+    assert all(g is None for g in gradients(guidance, agent.critic))
 
 
 def test_the_target_critic_follows_at_rate_tau() -> None:
@@ -320,7 +360,15 @@ def test_candidates_of_the_agents_own_are_taken_by_softmax() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("eta", -1.0), ("discount", 1.0), ("discount", -0.1), ("tau", 0.0), ("tau", 1.1)],
+    [
+        ("eta", -1.0),
+        ("q_unit", "q"),
+        ("weight_decay", -0.1),
+        ("discount", 1.0),
+        ("discount", -0.1),
+        ("tau", 0.0),
+        ("tau", 1.1),
+    ],
 )
 def test_values_out_of_range_are_refused(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=key):

@@ -31,7 +31,7 @@ def agent_for(total: int) -> ConsistencyBC:
     return ConsistencyBC(Spaces(1, [-1.0], [1.0]), config, total)
 
 
-def test_an_update_is_a_step_of_adam_on_the_consistency_loss_alone() -> None:
+def test_an_update_is_a_step_of_adamw_on_the_consistency_loss_alone() -> None:
     data, agent = two_ways(50), agent_for(10)
     agent.prepare(data)
     agent.step += 4
@@ -49,8 +49,8 @@ def test_an_update_is_a_step_of_adam_on_the_consistency_loss_alone() -> None:
     loss = agent.policy.loss(batch.observations, batch.actions, 0.4)
     gradients = torch.autograd.grad(loss, list(agent.policy.network.parameters()))
     for name, weight, gradient, now in zip(names, weights, gradients, after, strict=True):
-        # the first step of Adam: m̂ / (√v̂ + 1e-8) = g / (|g| + 1e-8)
-        expected = weight - 2e-3 * gradient / (gradient.abs() + 1e-8)
+        # the first step of AdamW: m̂ / (√v̂ + 1e-8) = g / (|g| + 1e-8), and the weight's decay
+        expected = weight - 2e-3 * (gradient / (gradient.abs() + 1e-8) + 0.1 * weight)
         torch.testing.assert_close(now, expected, msg=name, rtol=1e-5, atol=1e-6)
 
 
