@@ -59,6 +59,7 @@ def evaluate_agent_run(
     recorded = read_record(directory)
     agent, step = load_agent(directory, recorded.spaces, config.checkpoint, device)
     bind = act_with(agent, config.best_of, config.mode_of, config.steps)
+    candidates = config.best_of or agent.candidates
     env, references = recorded.env, recorded.references
     score = evaluate_agent(bind, env, references, config.episodes, config.seed, device)
     row = {
@@ -67,8 +68,8 @@ def evaluate_agent_run(
         "environment": env.id,
         "seed": config.seed,
         "network_calls": config.steps or len(agent.policy.levels),
-        "best_of": config.best_of or agent.candidates,
-        "mode_of": config.mode_of or agent.config.mode_of,
+        "best_of": candidates,
+        "mode_of": 1 if candidates > 1 else config.mode_of or agent.config.mode_of,
         **dataclasses.asdict(score),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }
