@@ -21,6 +21,8 @@ class ACConfig(CriticConfig):
     """Hyperparameters of ConsistencyAC.
 
     Attributes:
+        weight_decay: without it the policy learns the noise of good episodes by heart, where these
+            are few.
         eta: η, weight of the Q-guidance.
         q_unit: what the guidance is measured in: ``gradient``, E‖∇_a Q‖, or ``value``, E|Q|, as
             published. Where rewards are nearly all for staying alive, |Q| says nothing of how
@@ -35,6 +37,7 @@ class ACConfig(CriticConfig):
 
     algorithm: str = "ac"
     name: str = "ac"
+    weight_decay: float = 0.1
     eta: float = 0.001
     q_unit: str = "gradient"
     n_step: int = 20

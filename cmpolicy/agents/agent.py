@@ -50,8 +50,7 @@ class AgentConfig:
         algorithm: which agent, a name in `cmpolicy.agents.AGENTS`.
         name: of this configuration of it, for the run and the results.
         policy: see `PolicyConfig`.
-        learning_rate, weight_decay: of AdamW, for the policy. Without decay it learns the noise of
-            good episodes that are few by heart.
+        learning_rate, weight_decay: of AdamW, for the policy.
         ema_decay: of the averaged policy that acts, an update; it rises at first, see
             `rising_decay`.
         mode_of: actions drawn an observation when acting, of which the mode is taken, see
@@ -63,7 +62,7 @@ class AgentConfig:
     name: str = "agent"
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     learning_rate: float = 3e-4
-    weight_decay: float = 0.1
+    weight_decay: float = 0.0
     ema_decay: float = 0.999
     mode_of: int = 32
     max_grad_norm: float = 0.0

@@ -30,7 +30,6 @@ class DiffusionQLConfig(CriticConfig):
     name: str = "diffusion_ql"
     policy: DiffusionPolicyConfig = field(default_factory=DiffusionPolicyConfig)
     eta: float = 1.0
-    weight_decay: float = 0.0
     max_q_backup: bool = False
     candidates: int = 50
     mode_of: int = 1

@@ -27,7 +27,9 @@ def two_ways(count: int = 2000) -> TransitionDataset:
 
 
 def agent_for(total: int) -> ConsistencyBC:
-    config = BCConfig(policy=PolicyConfig(hidden=[64, 64]), learning_rate=2e-3, ema_decay=0.99)
+    config = BCConfig(
+        policy=PolicyConfig(hidden=[64, 64]), learning_rate=2e-3, weight_decay=0.1, ema_decay=0.99
+    )
     return ConsistencyBC(Spaces(1, [-1.0], [1.0]), config, total)
 
 
