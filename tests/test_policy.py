@@ -200,8 +200,8 @@ def test_the_network_sees_the_noisy_latent_and_not_its_tanh(bound: str) -> None:
     observations = torch.randn(50, 3)
     z = torch.randn(50, 2)
     [[x, c_noise, condition]] = network_inputs(policy, lambda: policy(observations, noise=z))
-    torch.testing.assert_close(x, 80 * z / math.sqrt(80**2 + 0.25))
-    torch.testing.assert_close(c_noise, torch.full((50,), math.log(80) / 4))
+    torch.testing.assert_close(x, 10 * z / math.sqrt(10**2 + 0.25))
+    torch.testing.assert_close(c_noise, torch.full((50,), math.log(10) / 4))
     torch.testing.assert_close(condition, (observations - policy.obs_mean) / policy.obs_std)
 
 
@@ -221,12 +221,12 @@ def test_one_step_sampling_by_hand() -> None:
     policy = small()
     observations, z = torch.randn(4, 3), torch.randn(4, 2)
     raw = policy.network(
-        80 * z / math.sqrt(80**2 + 0.25),
-        torch.full((4,), math.log(80) / 4),
+        10 * z / math.sqrt(10**2 + 0.25),
+        torch.full((4,), math.log(10) / 4),
         (observations - data()[0].mean(0)) / data()[0].std(0),
     )
-    skip, out = 0.25 / ((80 - 0.002) ** 2 + 0.25), 0.5 * (80 - 0.002) / math.sqrt(80**2 + 0.25)
-    latent = skip * 80 * z + out * raw
+    skip, out = 0.25 / ((10 - 0.002) ** 2 + 0.25), 0.5 * (10 - 0.002) / math.sqrt(10**2 + 0.25)
+    latent = skip * 10 * z + out * raw
     low, high = torch.tensor(LOW), torch.tensor(HIGH)
     scaled = 2 * (data()[1] - low) / (high - low) - 1
     u = (0.97 * scaled.clamp(-1, 1)).atanh()
