@@ -18,14 +18,12 @@ PUBLISHED = {"eta", "max_grad_norm", "lr", "max_q_backup", "q_norm", "sampling_s
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_task(path):
     task = yaml.safe_load(path.read_text())
-    assert [key for key in task if key not in ("max_episode_steps", "eta")] == KEYS
+    assert [key for key in task if key != "max_episode_steps"] == KEYS
     assert task.get("max_episode_steps") == (100 if path.stem.startswith("pen") else None)
     assert task["name"] == path.stem
     assert task["d4rl_id"] is None or task["d4rl_id"] in D4RL_FILES
     assert (task["d4rl_id"] is None) == (task["d4rl_env_id"] is None)
     assert task["reward"] in REWARDS
-    adroit = path.stem.startswith(("pen", "door", "hammer", "relocate"))
-    assert task.get("eta", 0.03) == (0.01 if adroit else 0.03)
     assert set(task["ding_jin"]) == PUBLISHED
     assert 0 < float(task["ding_jin"]["lr"]) <= 1e-3
     if path.stem != "custom":
