@@ -142,8 +142,8 @@ def checked_steps(path: Path) -> dict[str, npt.NDArray[Any]]:
 class ArrayTransitions:
     """What d3rlpy's replay buffer would pick, kept as arrays.
 
-    The buffer builds a Python object for each transition of a batch, which takes as long as the
-    update itself; the same indices give the same batch here.
+    The buffer builds a Python object for each transition of a batch, which takes up to a quarter
+    of an update's time; the same indices give the same batch here.
     """
 
     def __init__(self, dataset: ReplayBuffer) -> None:
