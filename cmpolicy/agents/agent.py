@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -27,6 +28,7 @@ FloatArray = npt.NDArray[np.float32]
 Metrics = dict[str, Tensor]  # scalars on the device; nobody reads them between two logs
 LossFunction = Callable[..., tuple[Tensor, Metrics]]  # a pure function of modules and inputs
 Differentiate = Callable[..., tuple[tuple[Tensor, ...], Metrics]]  # loss, parameters, inputs → ∇
+LOWEST_RATE = 0.1  # of `cosine_decay`; not 0, an agent may go on in the environment
 
 
 class Spaces(NamedTuple):
@@ -51,6 +53,7 @@ class AgentConfig:
         name: of this configuration of it, for the run and the results.
         policy: see `PolicyConfig`.
         learning_rate, weight_decay: of AdamW, for the policy.
+        cosine_decay: let the policy's learning rate fall to a tenth over the training.
         ema_decay: of the averaged policy that acts, an update; it rises at first, see
             `rising_decay`.
         mode_of: actions drawn an observation when acting, of which the mode is taken, see
@@ -63,6 +66,7 @@ class AgentConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     learning_rate: float = 3e-4
     weight_decay: float = 0.0
+    cosine_decay: bool = False
     ema_decay: float = 0.999
     mode_of: int = 32
     max_grad_norm: float = 0.0
@@ -115,7 +119,9 @@ class Agent(nn.Module):
         self.candidates = 1
         self.differentiate: Differentiate = differentiate
         self.vectorize: Callable[[F], F] = itself
-        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "policy": adam(self.policy, config.learning_rate, config.weight_decay)
+        }
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def prepare(self, dataset: TransitionDataset) -> TransitionDataset:
@@ -128,6 +134,15 @@ class Agent(nn.Module):
     def progress(self) -> Tensor:
         """k/K ∈ [0, 1], () float32 on the device."""
         return (self.step.float() / self.total_steps).clamp(max=1.0)
+
+    @property
+    def policy_learning_rate(self) -> float | Tensor:
+        """Of the next update of the policy: constant, or Loshchilov & Hutter 2017, eq. 5."""
+        rate = self.config.learning_rate
+        if not self.config.cosine_decay:
+            return rate
+        lowest = rate * LOWEST_RATE
+        return lowest + (rate - lowest) * (1 + torch.cos(math.pi * self.progress)) / 2
 
     def update(self, batch: Batch) -> Metrics:
         """One update of everything; returns scalars that stay on the device."""
@@ -151,6 +166,9 @@ class Agent(nn.Module):
             gradients = self.vectorize(clip)(*gradients)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+        if name == "policy":
+            for group in optimizer.param_groups:
+                group["lr"] = self.policy_learning_rate
         optimizer.step()
         return metrics
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from cmpolicy.agents.agent import Agent, AgentConfig, Metrics, Spaces, adam
+from cmpolicy.agents.agent import Agent, AgentConfig, Metrics
 from cmpolicy.datasets.transitions import Batch
 
 
@@ -23,11 +23,6 @@ class ConsistencyBC(Agent):
     """Consistency-BC (Ding & Jin 2024, §4.1): min_θ E_{(s,a)~D} L_consistency(a | s)."""
 
     Config: ClassVar[type[AgentConfig]] = BCConfig
-
-    def __init__(self, spaces: Spaces, config: BCConfig, total_steps: int) -> None:
-        super().__init__(spaces, config, total_steps)
-        decay = config.weight_decay
-        self.optimizers["policy"] = adam(self.policy, config.learning_rate, decay)
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """L_consistency(a | s)."""

@@ -82,8 +82,6 @@ class CriticAgent(Agent):
         self.register_buffer("reward_scale", torch.ones(()))
         self.register_buffer("largest_return", torch.zeros(()))
         self.optimizers["critic"] = adam(self.critic, config.critic_learning_rate)
-        decay = config.weight_decay
-        self.optimizers["policy"] = adam(self.policy, config.learning_rate, decay)
 
     def make_critic(self, action_dim: int, ensemble: int) -> EnsembleCritic:
         """A network of values; with no action, of states alone."""

@@ -379,6 +379,7 @@ def configurations() -> list[Any]:
     others = [
         pytest.param("ac", options, id="ac-options"),
         pytest.param("ac", ding_jin, id="ac_ding_jin"),
+        pytest.param("bc", {"cosine_decay": True}, id="bc-cosine_decay"),
     ]
     return [*plain, *clipped, *target, *others, best]
 
@@ -425,6 +426,41 @@ def test_gradients_are_clipped_network_by_network(name: str, dataset: Transition
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
         norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
         assert float(norm) == pytest.approx(limit, rel=1e-2)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_policys_learning_rate_falls_along_a_cosine(
+    name: str, dataset: TransitionDataset
+) -> None:
+    agent = build(name, learning_rate=1e-2, cosine_decay=True)
+    data = agent.prepare(dataset)
+    theirs = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, TOTAL, eta_min=1e-3)
+    for _ in range(TOTAL + 1):
+        agent.update(data.sample(32))
+        ours = float(agent.optimizers["policy"].param_groups[0]["lr"])
+        assert ours == pytest.approx(schedule.get_last_lr()[0], rel=1e-5)
+        theirs.step()
+        schedule.step()
+    agent.update(data.sample(32))  # beyond the training, as in an environment
+    assert float(agent.optimizers["policy"].param_groups[0]["lr"]) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("step", "cosine_decay", "rate"),
+    [(0, True, 1e-2), (TOTAL // 2, True, 5.5e-3), (TOTAL, True, 1e-3), (TOTAL, False, 1e-2)],
+)
+def test_the_policy_moves_at_its_learning_rate(
+    step: int, cosine_decay: bool, rate: float, dataset: TransitionDataset
+) -> None:
+    agent = build("bc", learning_rate=1e-2, cosine_decay=cosine_decay)
+    data = agent.prepare(dataset)
+    agent.step.fill_(step)
+    before = nn.utils.parameters_to_vector(agent.policy.parameters()).detach()
+    agent.update(data.sample(32))
+    after = nn.utils.parameters_to_vector(agent.policy.parameters()).detach()
+    # the first step of Adam is the learning rate, whatever the gradient
+    assert float((after - before).abs().max()) == pytest.approx(rate, rel=1e-2)
 
 
 def test_a_copy_of_an_agent_is_its_own(dataset: TransitionDataset) -> None:
