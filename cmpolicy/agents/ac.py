@@ -37,7 +37,9 @@ class ACConfig(CriticConfig):
 
     algorithm: str = "ac"
     name: str = "ac"
+    learning_rate: float = 1e-3
     weight_decay: float = 0.1
+    cosine_decay: bool = True
     eta: float = 0.001
     q_unit: str = "gradient"
     n_step: int = 20
