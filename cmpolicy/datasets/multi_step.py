@@ -35,7 +35,7 @@ def n_step(dataset: TransitionDataset, steps: int, discount: float) -> Transitio
         next_observations=dataset.next_observations[last],
         terminals=1 - going_on,
     )
-    return TransitionDataset(transitions, dataset.episode_ends, dataset.info, dataset.shares)
+    return TransitionDataset(transitions, dataset.episode_ends, dataset.info, dataset.weights)
 
 
 def discounted_returns(rewards: Tensor, episode_ends: Tensor, discount: float) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cmpolicy.datasets.return_weights import draw_shares, shares_of
 from cmpolicy.datasets.transitions import Batch, TransitionDataset
 from cmpolicy.errors import InputError
 
@@ -17,7 +18,9 @@ class ReplayBuffer:
 
     What is added becomes transitions over up to `n_step` steps as `n_step` makes them of recorded
     data, at any moment: the newest steps look as far as is known. Half of a batch comes from the
-    environment, however little of it there is (Ball et al. 2023, §4.1).
+    environment, however little of it there is (Ball et al. 2023, §4.1). Where good episodes of the
+    data are imitated more often, so are those of the environment, on the data's scale; one that
+    is in progress is not imitated yet.
 
     Args:
         offline: over `n_step` steps already.
@@ -28,6 +31,8 @@ class ReplayBuffer:
         online: (capacity, …) of everything.
         size: how many of them there are.
         begin: where the episode in progress begins.
+        progress_return: what it returned so far, () float64.
+        exponents: of the weights by which steps are imitated, (capacity,); −∞ for not at all.
     """
 
     def __init__(
@@ -38,6 +43,9 @@ class ReplayBuffer:
         self.online = Batch.of(c.new_zeros(capacity, *c.shape[1:]) for c in recorded)
         self.factors = discount ** torch.arange(n_step, device=offline.device).flip(0)
         self.size = self.begin = 0
+        self.progress_return = torch.zeros((), dtype=torch.float64, device=offline.device)
+        self.exponents = self.progress_return.new_full((capacity,), -torch.inf)
+        self.shares: Tensor | None = None  # none can be imitated yet
 
     def add(
         self,
@@ -68,17 +76,44 @@ class ReplayBuffer:
         self.online.next_observations[window] = next_observation.to(factors)
         self.online.terminals[window] = 1 - factors * (1 - float(terminal))
         self.size += 1
+        self.progress_return += reward.to(self.progress_return)
         if end:
-            self.begin = self.size
+            self.finish_episode()
+
+    def finish_episode(self) -> None:
+        """The episode in progress has ended: what it returned is known."""
+        if self.offline.weights is not None:
+            episode = slice(self.begin, self.size)
+            self.exponents[episode] = self.offline.weights.exponents(self.progress_return)
+            self.shares = shares_of(self.exponents[: self.size])
+        self.abandon_episode()
+
+    def abandon_episode(self) -> None:
+        """The next step begins another episode; this one's return stays unknown."""
+        self.begin = self.size
+        self.progress_return.zero_()
 
     def sample(self, batch_size: int) -> Batch:
         """`batch_size` transitions drawn with replacement, half of them online if there are any."""
         if self.size == 0:
             return self.offline.sample(batch_size)
         offline = self.offline.sample(batch_size - batch_size // 2)
-        index = torch.randint(self.size, (batch_size // 2,), device=self.factors.device)
-        online = Batch.of(column.index_select(0, index) for column in self.online.recorded)
+        online = self.sample_online(batch_size // 2)
         return Batch(*(torch.cat(pair) for pair in zip(offline, online, strict=True)))
+
+    def sample_online(self, count: int) -> Batch:
+        """`count` transitions of the environment; beside them, what is imitated instead."""
+        index = torch.randint(self.size, (count,), device=self.factors.device)
+        batch = Batch.of(column.index_select(0, index) for column in self.online.recorded)
+        if self.offline.weights is None:
+            return batch
+        if self.shares is None:
+            data = self.offline.sample(count)
+            observations, actions = data.imitated_observations, data.imitated_actions
+        else:
+            index = draw_shares(self.shares, count)
+            observations, actions = (c.index_select(0, index) for c in self.online[:2])
+        return batch._replace(imitated_observations=observations, imitated_actions=actions)
 
     @property
     def recorded(self) -> dict[str, Tensor]:
@@ -88,7 +123,12 @@ class ReplayBuffer:
     def training_state(self) -> dict[str, Any]:
         """What the environment gave."""
         online = {name: c[: self.size] for name, c in self.recorded.items()}
-        return {"online": online, "begin": self.begin}
+        return {
+            "online": online,
+            "begin": self.begin,
+            "progress_return": self.progress_return,
+            "exponents": self.exponents[: self.size],
+        }
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `training_state` gave.
@@ -106,3 +146,7 @@ class ReplayBuffer:
             column.zero_()
             column[:size] = state["online"][name]
         self.size, self.begin = size, state["begin"]
+        self.progress_return.copy_(state["progress_return"])
+        self.exponents.fill_(-torch.inf)[:size] = state["exponents"]
+        known = bool(self.exponents.isfinite().any())
+        self.shares = shares_of(self.exponents[:size]) if known else None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cmpolicy.datasets.alignment import Episode, Steps, align_arrays, align_episodes, returns_of
+from cmpolicy.datasets.return_weights import ReturnWeights, draw_shares
 from cmpolicy.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,8 +81,7 @@ class TransitionDataset:
             ends a trajectory without masking the bootstrap.
         episode_ends: (N,) bool, True at the last transition of each episode.
         info: where the data came from.
-        shares: (N,) float64, ascending to 1: the share of the imitated transitions that are this
-            one or one before it; None where all are imitated alike.
+        weights: by which transitions are imitated; None where all are imitated alike.
     """
 
     def __init__(
@@ -89,14 +89,14 @@ class TransitionDataset:
         transitions: Batch,
         episode_ends: Tensor,
         info: DatasetInfo,
-        shares: Tensor | None = None,
+        weights: ReturnWeights | None = None,
     ) -> None:
         self.transitions = Batch.of(transitions.recorded)
         self.observations, self.actions, self.rewards = self.transitions[:3]
         self.next_observations, self.terminals = self.transitions[3:5]
         self.episode_ends = episode_ends
         self.info = info
-        self.shares = shares
+        self.weights = weights
 
     @classmethod
     def from_arrays(
@@ -221,12 +221,9 @@ class TransitionDataset:
 
     def draw_imitated(self, index: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Which transitions are imitated beside those of an index: the same, or as many others."""
-        if self.shares is None:
+        if self.weights is None:
             return index
-        uniform = torch.rand(
-            len(index), dtype=self.shares.dtype, generator=generator, device=self.device
-        )
-        return torch.searchsorted(self.shares, uniform, right=True)
+        return draw_shares(self.weights.shares, len(index), generator)
 
     def at(self, index: Tensor, imitated: Tensor | None = None) -> Batch:
         """The transitions of an index of any shape, (…): each column is (…) or (…, dim).
@@ -248,9 +245,8 @@ class TransitionDataset:
     def to(self, device: torch.device | str) -> TransitionDataset:
         """The same dataset on `device`."""
         moved = Batch.of(column.to(device) for column in self.transitions.recorded)
-        shares = None if self.shares is None else self.shares.to(device)
-        ends = self.episode_ends.to(device)
-        return TransitionDataset(moved, ends, self.info, shares)
+        weights = self.weights and self.weights.to(device)
+        return TransitionDataset(moved, self.episode_ends.to(device), self.info, weights)
 
     def replace(self, *, rewards: Tensor) -> TransitionDataset:
         """The same transitions with other rewards, (N,); `info` keeps the recorded returns.
@@ -263,23 +259,12 @@ class TransitionDataset:
                 f"rewards has shape {tuple(rewards.shape)}, expected {tuple(self.rewards.shape)}"
             )
         replaced = self.transitions._replace(rewards=rewards.to(self.rewards))
-        return TransitionDataset(replaced, self.episode_ends, self.info, self.shares)
+        return TransitionDataset(replaced, self.episode_ends, self.info, self.weights)
 
     def weighted_by_return(self, temperature: float) -> TransitionDataset:
-        """The same transitions, those of good episodes imitated more often.
-
-        Each has a weight ∝ exp(G/α), G its episode's return scaled to [0, 1] between the worst and
-        the best: return weighting, Hong et al. 2023, eq. 8.
-
-        Args:
-            temperature: α > 0; near 0 only the best episodes count.
-        """
-        returns = self.episode_returns().to(self.device)
-        spread = (returns.max() - returns.min()).clamp_min(1e-12)
-        weights = ((returns - returns.max()) / spread / temperature).exp()
-        ends = self.episode_ends
-        shares = weights[ends.cumsum(0) - ends.long()].cumsum(0)
-        return TransitionDataset(self.transitions, ends, self.info, shares / shares[-1])
+        """The same transitions, those of good episodes imitated more often, see `ReturnWeights`."""
+        weights = ReturnWeights.of(self.episode_returns(), self.episode_ends, temperature)
+        return TransitionDataset(self.transitions, self.episode_ends, self.info, weights)
 
 
 def check_fits(

@@ -110,5 +110,5 @@ class StackedBatches:
         for generator in self.generators:
             index.append(data.draw_index(batch_size, generator))
             imitated.append(data.draw_imitated(index[-1], generator))
-        others = None if data.shares is None else torch.stack(imitated)
+        others = None if data.weights is None else torch.stack(imitated)
         return data.at(torch.stack(index), others)

@@ -180,4 +180,5 @@ class OnlineData:
         assert self.observation is not None
         if ended or not np.array_equal(self.observation, recorded):
             log.warning("this environment does not repeat itself; an episode begins anew")
-            self.buffer.begin, self.observation = self.buffer.size, None
+            self.buffer.abandon_episode()
+            self.observation = None

@@ -118,6 +118,69 @@ def test_half_of_a_batch_is_online_as_soon_as_there_is_something(batch: int, onl
     assert len(seen) == (15 if online else 0)  # and none of the empty rows
 
 
+def weighted(temperature: float = 0.5) -> TransitionDataset:
+    """Two steps that return 0 and two that return 1, whose actions are 0 and 1."""
+    data = TransitionDataset.from_arrays(
+        np.full((5, OBS_DIM), -1.0),
+        np.array([[0.0], [0.0], [1.0], [1.0], [0.0]]).repeat(ACTION_DIM, axis=1),
+        np.array([0.0, 0.0, 0.5, 0.5, 0.0]),
+        np.array([False, True, False, True, False]),  # the last step is no transition
+    )
+    return data.weighted_by_return(temperature)
+
+
+def add_episode(buffer: ReplayBuffer, action: float, rewards: list[float], *, end: bool = True):
+    """Steps at observation 1 that all do the same."""
+    row = torch.ones(OBS_DIM)
+    for i, reward in enumerate(rewards):
+        last = end and i == len(rewards) - 1
+        buffer.add(row, torch.full((ACTION_DIM,), action), torch.tensor(reward), row, last, last)
+
+
+def imitated_online(buffer: ReplayBuffer, count: int = 40_000) -> dict[float, float]:
+    """How often each action is imitated in the environment's half of a batch, which comes last."""
+    actions, counts = (
+        buffer.sample(count).imitated_actions[-(count // 2) :, 0].unique(return_counts=True)
+    )
+    return dict(zip(actions.tolist(), (counts / (count // 2)).tolist(), strict=True))
+
+
+def test_good_episodes_of_the_environment_are_imitated_more_often_on_the_datas_scale() -> None:
+    buffer = ReplayBuffer(weighted(), 20, 3, GAMMA)
+    add_episode(buffer, 2.0, [0.25, 0.25])  # half as good as the data's best
+    add_episode(buffer, 3.0, [0.5, 0.5, 0.5])  # better than that
+    weights = {2.0: 2 * np.exp(0.5 / 0.5), 3.0: 3 * np.exp(1.5 / 0.5)}
+    found = imitated_online(buffer)
+    assert set(found) == set(weights)
+    for action, weight in weights.items():
+        assert found[action] == pytest.approx(weight / sum(weights.values()), abs=0.01)
+    drawn = buffer.sample(40_000)
+    assert set(drawn.actions[20_000:, 0].tolist()) == {2.0, 3.0}
+    share = (drawn.actions[20_000:, 0] == 2).float().mean()
+    assert float(share) == pytest.approx(2 / 5, abs=0.01)  # critics see all alike
+
+
+def test_an_episode_is_imitated_when_it_has_ended() -> None:
+    buffer = ReplayBuffer(weighted(0.01), 20, 3, GAMMA)
+    add_episode(buffer, 2.0, [9.0, 9.0], end=False)
+    assert set(imitated_online(buffer)) == {1.0}  # the data's best, nothing having ended
+    add_episode(buffer, 2.0, [9.0])
+    assert set(imitated_online(buffer)) == {2.0}
+    add_episode(buffer, 3.0, [99.0], end=False)
+    buffer.abandon_episode()
+    add_episode(buffer, 4.0, [27.0])  # as good as the first, whatever the one before it gave
+    assert imitated_online(buffer) == pytest.approx({2.0: 0.75, 4.0: 0.25}, abs=0.01)
+
+
+def test_data_that_is_imitated_alike_leaves_the_environment_so() -> None:
+    buffer = ReplayBuffer(offline(), 20, 3, GAMMA)
+    add_episode(buffer, 2.0, [0.0])
+    add_episode(buffer, 3.0, [9.0], end=False)
+    drawn = buffer.sample(400)
+    assert torch.equal(drawn.imitated_actions, drawn.actions)
+    assert set(drawn.actions[200:, 0].tolist()) == {2.0, 3.0}
+
+
 def test_a_full_buffer_says_so() -> None:
     buffer = ReplayBuffer(offline(), 2, 1, GAMMA)
     for step in walk()[:2]:
@@ -137,5 +200,31 @@ def test_it_is_restored_in_the_middle_of_an_episode(tmp_path) -> None:
             add(buffer, step)
     assert all(torch.equal(a, b) for a, b in zip(whole.online, cut.online, strict=True))
     assert (cut.size, cut.begin) == (whole.size, whole.begin)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_weights_are_restored_in_the_middle_of_an_episode(ended: bool, tmp_path) -> None:
+    whole, cut = (ReplayBuffer(weighted(), 20, 3, GAMMA) for _ in range(2))
+    if ended:
+        add_episode(whole, 2.0, [0.2, 0.1])
+    add_episode(whole, 3.0, [0.3], end=False)
+    save_state(tmp_path / "state", whole.training_state())
+    cut.load_training_state(load_state(tmp_path / "state"))
+    for more in range(2):
+        for buffer in (whole, cut):
+            torch.manual_seed(1)
+            add_episode(buffer, 3.0, [0.3] * more, end=True)
+        torch.manual_seed(1)
+        mine = whole.sample(50)
+        torch.manual_seed(1)
+        assert all(torch.equal(a, b) for a, b in zip(mine, cut.sample(50), strict=True))
+    assert torch.equal(whole.exponents, cut.exponents)
+
+
+def test_more_steps_than_there_is_room_for_are_refused(tmp_path) -> None:
+    buffer = ReplayBuffer(offline(), 15, 3, GAMMA)
+    for step in walk()[:8]:
+        add(buffer, step)
+    save_state(tmp_path / "state", buffer.training_state())
     with pytest.raises(InputError, match=r"given 8 steps, more than online\.steps=5"):
         ReplayBuffer(offline(), 5, 3, GAMMA).load_training_state(load_state(tmp_path / "state"))

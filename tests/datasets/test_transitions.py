@@ -269,5 +269,5 @@ def test_weights_outlive_what_a_dataset_becomes() -> None:
 def test_episodes_of_one_return_are_imitated_alike() -> None:
     data = three_episodes()
     alike = data.replace(rewards=torch.zeros(9)).weighted_by_return(0.1)
-    assert alike.shares is not None
-    torch.testing.assert_close(alike.shares, torch.arange(1, 10, dtype=torch.float64) / 9)
+    assert alike.weights is not None
+    torch.testing.assert_close(alike.weights.shares, torch.arange(1, 10, dtype=torch.float64) / 9)
