@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import platform
 import subprocess
 import sys
 import time
@@ -126,7 +125,7 @@ class Benchmark:
             "date": results["date"],
             "torch": version("torch"),
             "cmpolicy": version("cmpolicy"),
-            "machine": machine(),
+            "machine": results["machine"],
         }
         append_row(self.out / "images.csv", row)
 
@@ -247,12 +246,6 @@ def progress(run: Path) -> tuple[int, float]:
     """Updates of a run, and the seconds spent in them."""
     state = RunDirectory.existing(run).load_checkpoint("last")
     return state["step"], state["seconds"]
-
-
-def machine() -> str:
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def markdown(rows: list[dict[str, str]], extractor: Extractor, options: dict[str, Any]) -> str:

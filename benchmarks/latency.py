@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from cmpolicy.agents import Spaces
 from cmpolicy.config import CONFIG_PATH, register_schemas
 from cmpolicy.policy_graph import PolicyGraph, to_onnx
 from cmpolicy.tasks.offline_rl import build_agent
+from cmpolicy.training.machine import cpu_name
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("cmpolicy", "torch", "numpy", "onnxruntime")
@@ -212,14 +212,6 @@ def judge(claim: Claim, times: dict[Case, Any]) -> dict[str, Any]:
     if claim.ceiling is not None:
         asked += f", at most {claim.ceiling:.0f} µs"
     return {"case": case, "asked": asked, "ratio": share, "median_us": median, "holds": holds}
-
-
-def cpu_name() -> str:
-    """The processor by its own name, where the system tells."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def markdown(result: dict[str, Any]) -> str:

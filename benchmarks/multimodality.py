@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import platform
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -43,6 +42,7 @@ from cmpolicy.agents import AGENTS, Spaces
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.datasets.resolve import resolve_dataset
 from cmpolicy.datasets.transitions import TransitionDataset
+from cmpolicy.training.machine import cpu_name
 
 Array = NDArray[Any]
 Sample = Callable[[Array], Array]  # (N, obs_dim) → (N, action_dim)
@@ -148,7 +148,7 @@ def main(arguments: list[str]) -> None:
         "distance_of_neighbours": float(np.median(places.distance)),
         "rows": [row(name, runs) for name in runs[0]],
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
-        "machine": f"{platform.machine()}, 1 thread",
+        "machine": f"{cpu_name()}, 1 thread",
         "versions": {name: version(name) for name in PACKAGES},
     }
     out = Path(options["out"])

@@ -26,7 +26,6 @@ not trained again, and a run of ours that was interrupted goes on from its check
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -42,6 +41,8 @@ from offline_rl_data import task_overrides
 from offline_rl_rows import Key, add_row, read_rows, row_of
 from offline_rl_table import report
 from peers.environment import d3rlpy_python
+
+from cmpolicy.training.machine import cpu_name
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE / "peers"
@@ -215,7 +216,8 @@ def run_all(runs: list[Run], jobs: int, table: Path, summarize: Callable[[], Non
                     failed.append(run)
                 else:
                     wall = None if run.resumes else seconds
-                    row = row_of(run.key, run.directory, wall, f"{machine()}, {jobs} at a time")
+                    where = f"{cpu_name()}, {os.cpu_count()} cores, {jobs} at a time"
+                    row = row_of(run.key, run.directory, wall, where)
                     add_row(table, row)
                     summarize()
                 following = next(waiting, None)
@@ -242,14 +244,6 @@ def execute(run: Run) -> float | None:
         print(f"{' '.join(run.key.names)} FAILED ({log}): {last}", file=sys.stderr, flush=True)
         return None
     return time.perf_counter() - begin
-
-
-def machine() -> str:
-    """The processor's name and the number of cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

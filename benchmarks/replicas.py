@@ -13,7 +13,6 @@ neither; on a GPU it is the clock's. Data is random: time does not depend on it.
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import sys
 import time
@@ -35,6 +34,7 @@ from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.tasks.offline_rl import build_agent
 from cmpolicy.tasks.offline_rl_seeds import StackedBatches
 from cmpolicy.training.acceleration import accelerated
+from cmpolicy.training.machine import machine_name
 from cmpolicy.training.precision import use_fast_float32_products
 
 DEFAULTS: dict[str, Any] = {
@@ -130,14 +130,14 @@ def random_data(device: torch.device, steps: int = 20_000) -> TransitionDataset:
 def write(rows: list[dict[str, Any]], options: dict[str, Any], device: torch.device) -> None:
     """The table, and its numbers."""
     counts, rounds, out = options["seeds"], options["rounds"], Path(options["out"])
-    what = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    what = machine_name(device)
     compiled = options["accelerate"] == "compile"
     too = ", compiled too" if compiled else ""
     lines = [
         f"# Several seeds at once{', compiled' * compiled}",
         "",
         f"`python {' '.join(['benchmarks/replicas.py', *sys.argv[1:]])}` on {what}, torch "
-        f"{torch.__version__}, one CPU thread: updates/s summed over seeds, as a multiple of those "
+        f"{torch.__version__}: updates/s summed over seeds, as a multiple of those "
         f"of one seed alone{too}, so of N runs one after another; medians of {rounds} rounds in "
         "which all take turns, on a machine that others used as well. Above 1 it pays to stack.",
         "",

@@ -16,7 +16,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import platform
 import sys
 import time
 import types
@@ -36,6 +35,7 @@ from cmpolicy.datasets.image_files import write_grid
 from cmpolicy.datasets.images import open_images, to_uint8
 from cmpolicy.evaluation.extractors import open_extractor
 from cmpolicy.evaluation.image_metrics import score_features
+from cmpolicy.training.machine import machine_name
 
 HERE = Path(__file__).resolve().parent
 EPOCHS, BATCH_SIZE, PAD = 100, 128, 2
@@ -174,8 +174,7 @@ def measure(run: Path, options: dict[str, Any], out: Path) -> dict[str, Any]:
         sheet.append(samples[:20])
     write_grid(out / "seed_mnist.png", torch.cat(sheet), 20, scale=2)
     now = datetime.datetime.now().astimezone().isoformat(timespec="minutes")
-    threads = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    return {**row, "date": now, "torch": version("torch"), "machine": threads}
+    return {**row, "date": now, "torch": version("torch"), "machine": machine_name()}
 
 
 def draw(model: Any, count: int, levels: list[float]) -> Tensor:

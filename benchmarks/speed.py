@@ -27,13 +27,14 @@ import hydra
 import numpy as np
 import torch
 from command_line import read_options
-from latency import ACTION_DIM, OBS_DIM, cpu_name
+from latency import ACTION_DIM, OBS_DIM
 from omegaconf import OmegaConf
 from speed_of_data import evaluation_figures, loading_figures
 from speed_peers import BATCH, OPTIONS, PEER, children, published
 from speed_table import markdown
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
 
 from cmpolicy.agents import Spaces
 from cmpolicy.agents.stack import AgentStack
@@ -43,6 +44,7 @@ from cmpolicy.front_door import resolve_device
 from cmpolicy.tasks.offline_rl import build_agent
 from cmpolicy.tasks.offline_rl_seeds import StackedBatches
 from cmpolicy.training.acceleration import Updates, accelerated, resolve_acceleration
+from cmpolicy.training.machine import machine_name
 from cmpolicy.training.precision import resolve_precision, use_precision
 
 HERE = Path(__file__).resolve().parent
@@ -107,7 +109,7 @@ def main(arguments: list[str]) -> None:
     update = float(np.median(times[DEFAULT]))
     result = {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
-        "machine": f"{cpu_name()}, 1 thread, {device}",
+        "machine": f"{machine_name(device)}, {device}",
         "versions": versions,
         "rounds": options["rounds"],
         "calls": options["calls"],
@@ -152,7 +154,7 @@ def our_cases(
 ) -> tuple[dict[str, Work], dict[str, str]]:
     """Our agents and, by the same names after "products of", the products of one update of each.
 
-    The second dictionary says how each case computes.
+    The second dictionary says how each case computes, or how much.
     """
     cases: dict[str, Work] = {}
     computed: dict[str, str] = {}
@@ -165,7 +167,9 @@ def our_cases(
         acceleration = resolve_acceleration(wish, learner, device, config.steps)
         plain = Updates(learner, data, BATCH, rounded=precision == "bf16")
         plain(1)  # the optimisers' states are there from now on
-        cases.setdefault(f"products of {agent}, {precision}", products_of(plain))
+        products, flops = products_of(plain)
+        cases.setdefault(f"products of {agent}, {precision}", products)
+        computed.setdefault(f"products of {agent}, {precision}", f"{flops / 1e9:.2f} GFLOP")
         advance = accelerated(learner, data, BATCH, acceleration, precision)
         cases[name] = repeated(advance)
         computed[name] = f"{precision}, {acceleration}"
@@ -214,8 +218,8 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def products_of(updates: Updates) -> Work:
-    """The matrix products of an update, forward and backward, and nothing else."""
+def products_of(updates: Updates) -> tuple[Work, int]:
+    """The matrix products of an update, forward and backward, and nothing else; how many flops."""
     with Recorder() as recorder:
         updates.update()
 
@@ -225,7 +229,9 @@ def products_of(updates: Updates) -> Work:
             for func, args, kwargs in recorder.calls:
                 func(*args, **kwargs)
 
-    return work
+    with FlopCounterMode(display=False) as counter:
+        work(1)
+    return work, counter.get_total_flops()
 
 
 # How ------------------------------------------------------------------------------------------

@@ -49,7 +49,8 @@ def markdown(result: dict[str, Any]) -> str:
             if "cuda" in result["machine"]
             else ["Measured without a CUDA device: graphs are not in the table.", ""]
         ),
-        '"Products of" are the matrix products of one update alone. The ratio is how many updates '
+        '"Products of" are the matrix products of one update alone, with their floating-point '
+        "operations, which tell how fast the machine is. The ratio is how many updates "
         f"a case makes while {PEER} makes one. Hopper's sizes, batches of {BATCH}.",
         *(["", OF_OTHERS] if {FQL, *D3RLPY} & {r["case"] for r in result["rows"]} else []),
         "",

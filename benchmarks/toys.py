@@ -14,7 +14,6 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import platform
 import subprocess
 import sys
 import time
@@ -25,6 +24,8 @@ from typing import Any
 import numpy as np
 from command_line import read_options
 from csv_rows import append_row, read_rows
+
+from cmpolicy.training.machine import cpu_name
 
 HERE = Path(__file__).resolve().parent
 LOSSES = ["ct", "ict", "ect", "ct_continuous", "sct", "cd", "cd_continuous", "scd"]
@@ -77,7 +78,7 @@ def add_row(out: Path, toy: str, loss: str, seed: int, extra: list[str], quick: 
         "date": results["date"],
         "torch": version("torch"),
         "cmpolicy": version("cmpolicy"),
-        "machine": f"{platform.processor() or platform.machine()}, 1 thread",
+        "machine": f"{cpu_name()}, 1 thread",
     }
     append_row(out / "toys.csv", row)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
-import platform
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from cmpolicy.tasks.offline_rl_seeds import OfflineRLSeeds
 from cmpolicy.training.loop import Dataset, Evaluation, Learner, TrainingLoop
+from cmpolicy.training.machine import machine_name
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
@@ -82,7 +82,7 @@ class Results:
                 "updates_per_second": round(speed, 1),
                 "device": str(self.task.device),
                 **self.computing,
-                "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU threads",
+                "machine": machine_name(self.task.device),
                 "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
                 "versions": {name: version(name) for name in PACKAGES},
             }

@@ -52,6 +52,7 @@ def test_all_are_measured_in_one_run(speed: ModuleType, tmp_path: Path) -> None:
     assert rows.keys() >= {*speed.OURS, speed.PEER, speed.SEVERAL, *products}
     assert rows[speed.DEFAULT]["computed"] == "fp32, off"  # the run is short
     assert all(r["ms"] > 0 for r in rows.values())
+    assert rows["products of ac, fp32"]["computed"].endswith(" GFLOP")
     assert len(result["claims"]) == 4
     assert 0 < result["evaluation"]["share"] < 1
     table = (out / "speed.md").read_text()
@@ -101,7 +102,9 @@ def test_the_products_of_an_update_are_its_products(speed: ModuleType) -> None:
         Sum().update()
     shapes = [[tuple(t.shape) for t in args] for _, args, _ in recorder.calls]
     assert shapes == [[(3, 4), (4, 5)], [(3, 5), (5, 4)]]  # forward, and backward to the left alone
-    speed.products_of(Sum())(2)
+    work, flops = speed.products_of(Sum())
+    work(2)
+    assert flops == 2 * 2 * 3 * 4 * 5
 
 
 @pytest.mark.parametrize("compression", [None, "gzip"])
