@@ -126,7 +126,8 @@ class Run:
 def main(arguments: list[str]) -> int:
     options = read_options(arguments)
     protocol = PROTOCOLS[options.protocol]
-    sets = options.sets or named_by_source(protocol.sets, options)
+    own = named_by_source(protocol.sets, options)
+    sets = options.sets or own
     seeds = options.seeds if options.seeds is not None else protocol.seeds
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     agents = dict(agent_overrides(agent, options) for agent in options.agents)
@@ -135,7 +136,8 @@ def main(arguments: list[str]) -> int:
     tasks = {name: task_overrides(name, options) for name in sets}
 
     def summarize() -> None:
-        report(table, list(sets), list(agents), len(seeds), f"{options.protocol}: {protocol}")
+        words = f"{options.protocol}: {protocol}"
+        report(table, list(sets), list(agents), len(seeds), words, own)
 
     done = {row.key for row in read_rows(table)}
     wanted = [Key(s, agent, seed) for seed in seeds for s in sets for agent in agents]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,22 +18,43 @@ MISSING = "missing"
 Value = Callable[[Row], float]
 
 
-def report(table: Path, sets: list[str], agents: list[str], seeds: int, protocol: str) -> None:
+class Shown(NamedTuple):
+    """What a table shows: sets, of which the first `averaged` are averaged, agents, seeds."""
+
+    sets: list[str]
+    averaged: int
+    agents: list[str]
+    seeds: int
+
+
+def report(
+    table: Path,
+    sets: list[str],
+    agents: list[str],
+    seeds: int,
+    protocol: str,
+    averaged: Sequence[str],
+) -> None:
     """OUT/NAME.md and OUT/NAME.png from OUT/NAME.csv.
 
     Args:
         sets, agents: what was asked for; others that have rows are added.
-        seeds: asked for; a cell of fewer says so.
+        seeds: asked for; more where there are more. A cell of fewer says so.
         protocol: in words.
+        averaged: the protocol's sets, which come first; an average is over those that are there,
+            and over all where none is.
     """
     rows = read_rows(table)
-    sets = list(dict.fromkeys([*sets, *(row.set for row in rows)]))
+    there = dict.fromkeys([*sets, *(row.set for row in rows)])
+    sets = [*(s for s in averaged if s in there), *(s for s in there if s not in averaged)]
     agents = list(dict.fromkeys([*agents, *(row.agent for row in rows)]))
+    seeds = max(seeds, *Counter((row.set, row.agent) for row in rows).values())
+    shown = Shown(sets, len([s for s in sets if s in averaged]) or len(sets), agents, seeds)
     blocks = [
         *heading(rows, protocol, seeds),
-        *block("Score of the protocol", rows, sets, agents, seeds, lambda r: r.score, iqm=True),
-        *block("Last checkpoint", rows, sets, agents, seeds, lambda r: r.last),
-        *block("Best checkpoint", rows, sets, agents, seeds, lambda r: r.best),
+        *block("Score of the protocol", rows, shown, lambda r: r.score, iqm=True),
+        *block("Last checkpoint", rows, shown, lambda r: r.last),
+        *block("Best checkpoint", rows, shown, lambda r: r.best),
         *wall_clock(rows, sets, agents),
         *footing(rows, sets),
     ]
@@ -55,25 +77,24 @@ def heading(rows: list[Row], protocol: str, seeds: int) -> list[str]:
     ]
 
 
-def block(
-    title: str,
-    rows: list[Row],
-    sets: list[str],
-    agents: list[str],
-    seeds: int,
-    value: Value,
-    iqm: bool = False,
-) -> list[str]:
-    """A table: an agent a row, a set a column, their average, and the interquartile mean."""
+def block(title: str, rows: list[Row], shown: Shown, value: Value, iqm: bool = False) -> list[str]:
+    """A table: an agent a row, a set a column, their average, and the interquartile mean.
+
+    Sets that are not averaged stand behind the average.
+    """
+    inner, outer = shown.sets[: shown.averaged], shown.sets[shown.averaged :]
     more = ["average", *(["IQM [95 % interval]"] if iqm else [])]
-    lines = ["", f"## {title}", "", *header(["agent", *sets, *more])]
-    means = [[r.data_mean for r in rows if r.set == s][:1] for s in sets]
-    data = ["data's mean", *(f"{m[0]:.1f}" if m else MISSING for m in means)]
-    lines.append(line([*data, "", *([""] if iqm else [])]))
-    for agent in agents:
-        found = [[value(r) for r in rows if (r.set, r.agent) == (s, agent)] for s in sets]
-        cells = [cell(values, seeds) for values in found] + [average(found)]
-        lines.append(line([agent, *cells, *([interquartile(found)] if iqm else [])]))
+    lines = ["", f"## {title}", "", *header(["agent", *inner, *more, *outer])]
+    means = [[r.data_mean for r in rows if r.set == s][:1] for s in shown.sets]
+    data = [f"{m[0]:.1f}" if m else MISSING for m in means]
+    data[len(inner) : len(inner)] = [""] * len(more)
+    lines.append(line(["data's mean", *data]))
+    for agent in shown.agents:
+        found = [[value(r) for r in rows if (r.set, r.agent) == (s, agent)] for s in shown.sets]
+        cells = [cell(values, shown.seeds) for values in found]
+        own = found[: len(inner)]
+        cells[len(inner) : len(inner)] = [average(own), *([interquartile(own)] if iqm else [])]
+        lines.append(line([agent, *cells]))
     return lines
 
 

@@ -308,7 +308,7 @@ def test_last_and_best_stand_apart_and_nothing_missing_is_a_zero(tmp_path: Path,
             row(rows, "a", "iql", 0, 60.0, wall_seconds=math.nan),
         ],
     )
-    table.report(path, ["a", "b"], ["ac", "iql", "bc"], 2, "short")
+    table.report(path, ["a", "b"], ["ac", "iql", "bc"], 2, "short", ["a", "b"])
     found = tables(path.with_suffix(".md").read_text())
     score = found["Score of the protocol"]
     # errors: |80 − 90|/2 and |40 − 44|/2, that of the average √(5² + 2²)/2
@@ -322,6 +322,28 @@ def test_last_and_best_stand_apart_and_nothing_missing_is_a_zero(tmp_path: Path,
     assert clock["ac"] == ["1.5 (54)", "1.5 (54)"]
     assert clock["iql"] == ["missing (54)", "missing"]
     Image.open(path.with_suffix(".png")).verify()
+
+
+def test_sets_of_another_protocol_stand_behind_an_average_without_them(
+    tmp_path: Path, load: Any
+) -> None:
+    rows, table = load("offline_rl_rows"), load("offline_rl_table")
+    path = tmp_path / "t.csv"
+    scores = {("c", 0): 10.0, ("b", 0): 40.0, ("a", 0): 80.0, ("a", 1): 90.0}
+    rows.write_rows(path, [row(rows, s, "ac", seed, score) for (s, seed), score in scores.items()])
+    table.report(path, ["c"], ["ac"], 1, "short", ["a", "b", "never asked for"])
+    text = path.with_suffix(".md").read_text()
+    assert "2 seeds" in text  # as many as are there
+    score = tables(text)["Score of the protocol"]
+    assert score["agent"] == ["a", "b", "average", "IQM [95 % interval]", "c"]
+    assert score["ac"][:3] == ["85.0 ± 5.0", "40.0 (1 of 2 seeds)", "62.5"]
+    assert score["ac"][4] == "10.0 (1 of 2 seeds)"
+    assert score["data's mean"] == ["48.0", "48.0", "", "", "48.0"]
+
+    table.report(path, ["c"], ["ac"], 1, "short", ["x"])  # none of the protocol's
+    assert tables(path.with_suffix(".md").read_text())["Score of the protocol"]["agent"] == [
+        "c", "b", "a", "average", "IQM [95 % interval]",
+    ]  # fmt: skip
 
 
 def test_the_interquartile_mean_is_that_of_the_middle_half(load: Any) -> None:
