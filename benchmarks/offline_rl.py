@@ -14,8 +14,8 @@
                of its own, made at `venv`), `ding_jin_code` (their repository, at `ding_jin`), or
                {label: [overrides of the train door]}
     protocol   short: 50,000 updates, 2 seeds; full: 200,000 updates, 5 seeds, more sets; quick:
-               to see that it works. Batches of 256. An evaluation of 10 episodes every 25th of
-               the training; the score is the mean of the last five
+               to see that it works. Batches of 256, products in fp32. An evaluation of 10 episodes
+               every 25th of the training; the score is the mean of the last five
     jobs       runs at a time, one thread each; train=[overrides for every run of ours]
     out, runs  where the table goes, and the runs
 
@@ -78,6 +78,9 @@ class Protocol:
             f"evaluations of {self.episodes} episodes, at the end one of {self.final_episodes}"
         )
 
+
+# One for all rows, whatever the machine's default; {label: [precision=…]} has another.
+PRECISION = "fp32"
 
 SHORT_SETS = (
     *("hopper-medium", "hopper-mixed", "hopper-medium-expert"),
@@ -184,8 +187,8 @@ def is_peer(agent: str) -> bool:
 def plan(key: Key, overrides: list[str], options: Options) -> Run:
     """The command of one run; where ours has begun, the one that goes on with it."""
     directory = Path(options.runs) / options.protocol / f"{key.set}-{key.agent}-{key.seed}"
-    shared = [*overrides, f"seed={key.seed}", f"run_dir='{directory}'", "threads=1"]
-    shared += ["progress=false", *options.train]
+    shared = [f"precision={PRECISION}", *overrides, f"seed={key.seed}", f"run_dir='{directory}'"]
+    shared += ["threads=1", "progress=false", *options.train]
     if key.agent.startswith("d3rlpy_"):
         python = str(d3rlpy_python(Path(options.venv)))
         algorithm = key.agent.removeprefix("d3rlpy_")

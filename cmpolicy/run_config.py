@@ -46,8 +46,7 @@ class RunConfig:
             thread gains little, and waits long where another process wants its core.
         precision: of products of matrices: ``fp32``, ``tf32`` (CUDA), ``bf16``, or ``auto``, the
             first of AUTO_PRECISION that the device is quick in. Master weights, losses, targets and
-            noise levels are float32 in all of them. On CPUs agents train in fp32 unless told
-            otherwise: whether they score the same in bf16 has not been measured.
+            noise levels are float32 in all of them.
         accelerate: how agents are updated: ``graph`` (CUDA graphs of several updates), ``compile``,
             ``off``, or ``auto``, see `cmpolicy.training.acceleration`.
         log_every, checkpoint_every: updates between two logs, two checkpoints.
@@ -57,7 +56,7 @@ class RunConfig:
         progress: show a progress bar.
     """
 
-    AUTO_PRECISION: ClassVar[tuple[str, ...]] = ("tf32", "fp32")
+    AUTO_PRECISION: ClassVar[tuple[str, ...]] = ("tf32", "bf16", "fp32")
 
     steps: int = 100_000
     batch_size: int = 256

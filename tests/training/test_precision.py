@@ -73,7 +73,9 @@ def test_a_name_means_itself(name: str) -> None:
     ("auto", "device", "quick", "chosen"),
     [
         (RunConfig.AUTO_PRECISION, CPU, {"tf32"}, "tf32"),
-        (RunConfig.AUTO_PRECISION, CPU, {"bf16"}, "fp32"),
+        (RunConfig.AUTO_PRECISION, CUDA, {"tf32", "bf16"}, "tf32"),
+        (RunConfig.AUTO_PRECISION, CPU, {"bf16"}, "bf16"),
+        (RunConfig.AUTO_PRECISION, CPU, set(), "fp32"),
         (ImageConfig.AUTO_PRECISION, CPU, {"bf16"}, "bf16"),
         (ImageConfig.AUTO_PRECISION, CPU, set(), "fp32"),
         (ToyConfig.AUTO_PRECISION, CUDA, {"bf16", "tf32"}, "fp32"),
@@ -88,10 +90,6 @@ def test_auto_is_the_first_that_the_device_is_quick_in(
 ) -> None:
     monkeypatch.setattr(precision_module, "is_quick", lambda p, _: p == "fp32" or p in quick)
     assert resolve_precision("auto", device, auto) == chosen
-
-
-def test_agents_train_in_float32_on_every_cpu() -> None:
-    assert resolve_precision("auto", CPU, RunConfig.AUTO_PRECISION) == "fp32"
 
 
 def test_toys_refuse_to_be_rounded() -> None:
