@@ -55,7 +55,7 @@ KEYS = ("observations", "actions", "rewards", "terminals", "timeouts")
 ADROIT = ("pen", "door", "hammer", "relocate")  # where ReBRAC's learning rate is another
 
 
-def settings_of(algorithm: str, name: str, steps: int) -> dict[str, Any]:
+def settings_of(algorithm: str, name: str) -> dict[str, Any]:
     """Hyperparameters of an algorithm on a set, as in the scripts; plain numbers.
 
     Raises:
@@ -65,9 +65,9 @@ def settings_of(algorithm: str, name: str, steps: int) -> dict[str, Any]:
         return {"actor_learning_rate": 3e-4, "critic_learning_rate": 3e-4, "alpha": 2.5,
                 "target_smoothing_sigma": 0.2, "target_smoothing_clip": 0.5,
                 "update_actor_interval": 2}  # fmt: skip
-    if algorithm == "iql":  # the actor's rate decays over the whole training
+    if algorithm == "iql":  # the actor's rate decays over the 500,000 updates of the script
         return {"actor_learning_rate": 3e-4, "critic_learning_rate": 3e-4, "weight_temp": 3.0,
-                "max_weight": 100.0, "expectile": 0.7, "cosine_steps": steps,
+                "max_weight": 100.0, "expectile": 0.7, "cosine_steps": 500_000,
                 "reward_multiplier": 1000.0}  # fmt: skip
     if algorithm == "rebrac":
         actor, critic = PENALTIES.get(name.replace("-mixed", "-medium-replay"), DEFAULT_PENALTIES)
@@ -184,7 +184,7 @@ class D3RLPyPeer:
 
 def train(config: RLConfig, algorithm: str) -> None:
     """One run from its start to its end."""
-    settings = settings_of(algorithm, config.env.name, config.steps)
+    settings = settings_of(algorithm, config.env.name)
     import d3rlpy
 
     recorded = {"algorithm": algorithm, "batch_size": config.batch_size, **settings}

@@ -29,7 +29,7 @@ def build_turn(
     arrays = dict(np.load(data))
     del arrays["next_observations"]
     dataset = d3rlpy.dataset.MDPDataset(**arrays, timeouts=np.zeros_like(arrays["terminals"]))
-    agent = build(algorithm, settings_of(algorithm, "hopper-medium", 1_000_000), batch_size, device)
+    agent = build(algorithm, settings_of(algorithm, "hopper-medium"), batch_size, device)
     agent.fit(
         dataset,
         n_steps=1,

@@ -26,16 +26,16 @@ PYTHON = BENCHMARKS / "peers" / ".venv" / "bin" / "python"
 
 def test_settings_of_d3rlpy_are_those_of_its_scripts(load: Any) -> None:
     settings_of = load("peers/d3rlpy_agent").settings_of
-    rebrac = settings_of("rebrac", "hopper-mixed", 50_000)
+    rebrac = settings_of("rebrac", "hopper-mixed")
     assert (rebrac["actor_beta"], rebrac["critic_beta"]) == (0.05, 0.5)  # of medium-replay
     # `hopper-medium` begins the names of three tasks; each has penalties of its own
-    assert settings_of("rebrac", "hopper-medium-expert", 1)["actor_beta"] == 0.1
-    assert settings_of("rebrac", "hopper-medium", 1)["actor_beta"] == 0.01
-    assert settings_of("rebrac", "ant-medium", 1)["critic_beta"] == 0.01
-    assert settings_of("iql", "hopper-medium", 50_000)["cosine_steps"] == 50_000
-    assert settings_of("td3_bc", "hopper-medium", 1)["alpha"] == 2.5
+    assert settings_of("rebrac", "hopper-medium-expert")["actor_beta"] == 0.1
+    assert settings_of("rebrac", "hopper-medium")["actor_beta"] == 0.01
+    assert settings_of("rebrac", "ant-medium")["critic_beta"] == 0.01
+    assert settings_of("iql", "hopper-medium")["cosine_steps"] == 500_000
+    assert settings_of("td3_bc", "hopper-medium")["alpha"] == 2.5
     with pytest.raises(InputError, match="unknown algorithm 'sac', expected td3_bc"):
-        settings_of("sac", "hopper-medium", 1)
+        settings_of("sac", "hopper-medium")
 
 
 def test_d3rlpy_trains_on_the_transitions_that_we_train_on(
