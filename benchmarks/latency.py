@@ -32,7 +32,7 @@ from cmpolicy.agents import Spaces
 from cmpolicy.config import CONFIG_PATH, register_schemas
 from cmpolicy.policy_graph import PolicyGraph, to_onnx
 from cmpolicy.tasks.offline_rl import build_agent
-from cmpolicy.training.machine import cpu_name
+from cmpolicy.training.machine import machine_name
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("cmpolicy", "torch", "numpy", "onnxruntime")
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> None:
     times = measure(cases, options["rounds"], options["calls"])
     result = {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
-        "machine": f"{cpu_name()}, 1 thread",
+        "machine": machine_name(),
         "versions": {name: version(name) for name in PACKAGES},
         "rounds": options["rounds"],
         "calls": options["calls"],

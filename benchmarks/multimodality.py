@@ -42,7 +42,7 @@ from cmpolicy.agents import AGENTS, Spaces
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.datasets.resolve import resolve_dataset
 from cmpolicy.datasets.transitions import TransitionDataset
-from cmpolicy.training.machine import cpu_name
+from cmpolicy.training.machine import machine_name
 
 Array = NDArray[Any]
 Sample = Callable[[Array], Array]  # (N, obs_dim) → (N, action_dim)
@@ -148,7 +148,7 @@ def main(arguments: list[str]) -> None:
         "distance_of_neighbours": float(np.median(places.distance)),
         "rows": [row(name, runs) for name in runs[0]],
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
-        "machine": f"{cpu_name()}, 1 thread",
+        "machine": machine_name(),
         "versions": {name: version(name) for name in PACKAGES},
     }
     out = Path(options["out"])

@@ -22,7 +22,7 @@ from command_line import read_options
 from cmpolicy.evaluate import load_agent, read_record
 from cmpolicy.evaluation.score import evaluate_agent
 from cmpolicy.tasks.offline_rl import act_with
-from cmpolicy.training.machine import cpu_name
+from cmpolicy.training.machine import machine_name
 from cmpolicy.training.run_directory import RunDirectory
 
 HERE = Path(__file__).resolve().parent
@@ -98,7 +98,7 @@ def report(rows: list[dict[str, Any]], options: dict[str, Any]) -> None:
         "",
         f"Normalised scores ± standard error, {options['episodes']} episodes each, the same for "
         f"every column; last checkpoints; the mode of {modes} samples acts. Written by "
-        f"`benchmarks/network_calls.py` on {now}; {cpu_name()}, 1 thread; {versions}.",
+        f"`benchmarks/network_calls.py` on {now}; {machine_name()}; {versions}.",
     ]
     (out / "network_calls.md").write_text("\n".join(lines) + "\n")
     (out / "network_calls.json").write_text(

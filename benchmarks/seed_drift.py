@@ -27,7 +27,7 @@ from cmpolicy.consistency.solvers import solve
 from cmpolicy.datasets.toy_distributions import GaussianMixture
 from cmpolicy.datasets.toys import ToyDataset, find_toy
 from cmpolicy.evaluation.distribution import std_ratio, wasserstein_1d
-from cmpolicy.training.machine import cpu_name
+from cmpolicy.training.machine import machine_name
 
 HERE = Path(__file__).resolve().parent
 TOY, N = "three_gmm", 20_000
@@ -153,8 +153,8 @@ def markdown(rows: list[tuple[str, dict[str, float]]], options: dict[str, Any]) 
         "",
         f"github.com/mbreuss/consistency_models_toy_task on {TOY}, {options['samples']} samples, "
         f"{options['steps']} + {options['steps']} updates, seed 0; written by "
-        f"`benchmarks/seed_drift.py` on {now}, torch {torch.__version__}, {cpu_name()}, "
-        "one thread. std: of the samples over that of the truth. Last columns: f applied once to "
+        f"`benchmarks/seed_drift.py` on {now}, torch {torch.__version__}, {machine_name()}. "
+        "std: of the samples over that of the truth. Last columns: f applied once to "
         "true samples with noise of that level, where 1 is right.",
         "",
         f"| consistency function | {' | '.join(names)} |",

@@ -25,8 +25,6 @@ import numpy as np
 from command_line import read_options
 from csv_rows import append_row, read_rows
 
-from cmpolicy.training.machine import cpu_name
-
 HERE = Path(__file__).resolve().parent
 LOSSES = ["ct", "ict", "ect", "ct_continuous", "sct", "cd", "cd_continuous", "scd"]
 TOYS = ["single_gaussian", "two_gmm", "uneven_two_gmm", "three_gmm"]
@@ -78,7 +76,7 @@ def add_row(out: Path, toy: str, loss: str, seed: int, extra: list[str], quick: 
         "date": results["date"],
         "torch": version("torch"),
         "cmpolicy": version("cmpolicy"),
-        "machine": f"{cpu_name()}, 1 thread",
+        "machine": results["machine"],
     }
     append_row(out / "toys.csv", row)
 

@@ -16,10 +16,9 @@ def cpu_name() -> str:
 
     Virtual machines hide the name's end: "AMD EPYC" is a family whose members differ twofold.
     """
-    facts: dict[str, str] = {}
-    for line in CPUINFO.read_text().splitlines() if CPUINFO.is_file() else []:
-        key, _, value = line.partition(":")
-        facts.setdefault(key.strip(), value.strip())
+    first = CPUINFO.read_text().partition("\n\n")[0] if CPUINFO.is_file() else ""
+    lines = (line.partition(":") for line in first.splitlines())
+    facts = {key.strip(): value.strip() for key, _, value in lines}
     name = facts.get("model name") or platform.processor() or platform.machine()
     generation = [f"{word} {facts[key]}" for word, key in GENERATION.items() if key in facts]
     return f"{name} ({', '.join(generation)})" if generation else name

@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from cmpolicy.config import RLConfig
+from cmpolicy.front_door import resolve_device
+from cmpolicy.training.precision import resolve_precision
+
 PEERS = Path(__file__).resolve().parents[2] / "benchmarks" / "peers"
 
 
@@ -48,9 +52,11 @@ def test_all_are_measured_in_one_run(speed: ModuleType, tmp_path: Path) -> None:
     speed.main([f"ding_jin={clone}", "quick=true", "rounds=2", "calls=2", f"out={out}"])
     result = json.loads((out / "speed.json").read_text())
     rows = {r["case"]: r for r in result["rows"]}
-    assert rows.keys() >= {*speed.OURS, speed.PEER, speed.SEVERAL, "products of ac, fp32"}
+    default = resolve_precision("auto", resolve_device("auto"), RLConfig.AUTO_PRECISION)
+    products = {"products of ac, fp32", f"products of ac, {default}"}
+    assert rows.keys() >= {*speed.OURS, speed.PEER, speed.SEVERAL, *products}
     assert rows["ac, fp32"]["computed"] == "fp32, off"  # the run is short
-    assert rows[speed.DEFAULT]["computed"].endswith(", off")
+    assert rows[speed.DEFAULT]["computed"] == f"{default}, off"
     assert all(r["ms"] > 0 for r in rows.values())
     assert rows["products of ac, fp32"]["computed"].endswith(" GFLOP")
     assert len(result["claims"]) == 4
