@@ -71,15 +71,13 @@ class FewStepSampler(nn.Module):
             condition: (B, condition_dim).
         """
         given = (noise,) if noise.ndim == 2 else noise.unbind(1)
-        levels, batch = self.noise_levels, noise.shape[0]
         x = self.sigma_max * given[0] if self.squash else given[0]
         for i, c in enumerate(self.coefficients):
             if i > 0:
                 z = given[i] if i < len(given) else normal(x.shape, x, generator)
                 x = torch.add(x, z, alpha=self.spread[i])
             x = x.tanh() if self.squash else x
-            level = levels[i].expand(batch, *levels.shape[1:])
-            raw = network(c.c_in * x, level, condition)
+            raw = network(c.c_in * x, self.noise_levels[i : i + 1], condition)
             x = torch.add(c.c_skip * x, raw, alpha=c.c_out)
             x = x.tanh() if self.squash else x
         return x
@@ -117,7 +115,6 @@ class EulerSampler(FewStepSampler):
         """As `FewStepSampler.sample`; of the noise of every step it needs the first one's."""
         x = noise if noise.ndim == 2 else noise[:, 0]
         for i, c in enumerate(self.coefficients):
-            level = self.noise_levels[i].expand(noise.shape[0], *self.noise_levels.shape[1:])
-            raw = network(c.c_in * x, level, condition)
+            raw = network(c.c_in * x, self.noise_levels[i : i + 1], condition)
             x = torch.add(c.c_skip * x, raw, alpha=c.c_out)
         return x

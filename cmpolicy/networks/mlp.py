@@ -43,8 +43,12 @@ class ConditionalMLP(nn.Module):
         self.layers = nn.Sequential(*layers, Linear(widths[-1], dim))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """(B, dim), (B,) or embedded already (B, embedding.dim), (B, condition_dim) → (B, dim)"""
+        """(B, dim), (B,) or embedded already (B, embedding.dim), (B, condition_dim) → (B, dim)
+
+        A level that all of x share may come once, (1,) or (1, embedding.dim).
+        """
         level = self.embedding(c_noise) if c_noise.ndim == 1 else c_noise
+        level = level.expand(x.shape[0], -1)
         h = torch.cat((x, level) if condition is None else (x, level, condition), dim=1)
         for layer in self.layers:
             # Not layer(h): for one sample, what looks for hooks takes as long as the product.
