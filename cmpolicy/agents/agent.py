@@ -27,7 +27,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 FloatArray = npt.NDArray[np.float32]
 Metrics = dict[str, Tensor]  # scalars on the device; nobody reads them between two logs
 LossFunction = Callable[..., tuple[Tensor, Metrics]]  # a pure function of modules and inputs
-Differentiate = Callable[..., tuple[tuple[Tensor, ...], Metrics]]  # loss, parameters, inputs → ∇
 LOWEST_RATE = 0.1  # of `cosine_decay`; not 0, an agent may go on in the environment
 
 
@@ -93,7 +92,6 @@ class Agent(nn.Module):
         policy: the actor that is trained.
         average_policy: its exponential moving average, which acts.
         candidates: actions drawn when acting, of which one is taken.
-        differentiate: gives the gradients of a loss; it may be replaced by a faster form.
         vectorize: maps a function of this agent's modules and a batch over seeds, where there are
             several, see `cmpolicy.agents.stack`; the function itself for one.
         step: number of updates done, () int64 on the device.
@@ -117,7 +115,6 @@ class Agent(nn.Module):
         self.config = config
         self.total_steps = total_steps
         self.candidates = 1
-        self.differentiate: Differentiate = differentiate
         self.vectorize: Callable[[F], F] = itself
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "policy": adam(self.policy, config.learning_rate, config.weight_decay)
@@ -152,6 +149,11 @@ class Agent(nn.Module):
         """Scalars of `update` that stay below a bound: (bound, what it is and what to try)."""
         return {}
 
+    @property
+    def core(self) -> Agent:
+        """What `update` trains: this agent."""
+        return self
+
     def minimize(self, name: str, loss: LossFunction, *inputs: Any) -> Metrics:
         """One optimiser step on `loss(*inputs)`, for the parameters of optimiser `name` alone.
 
@@ -160,7 +162,7 @@ class Agent(nn.Module):
         """
         optimizer = self.optimizers[name]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients, metrics = self.differentiate(self.vectorize(loss), parameters, *inputs)
+        gradients, metrics = differentiate(self.vectorize(loss), parameters, *inputs)
         if self.config.max_grad_norm > 0:
             clip = functools.partial(clip_norm, self.config.max_grad_norm)
             gradients = self.vectorize(clip)(*gradients)

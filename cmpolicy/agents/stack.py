@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from cmpolicy.agents.agent import Agent, Differentiate, FloatArray, Metrics, differentiate
+from cmpolicy.agents.agent import Agent, FloatArray, Metrics
 from cmpolicy.consistency.randomness import Tape, drawing_from, requests_of
 from cmpolicy.datasets.transitions import Batch
 from cmpolicy.networks.caller import Caller
@@ -46,18 +46,16 @@ class AgentStack(nn.Module):
         self.agents, self.generators = list(agents), list(generators)
         self.stacked = copy.deepcopy(self.agents[0])
         self.stacked.vectorize = self.over_seeds
+        update = self.reading_the_tape(self.stacked.update)
+        self.stacked.update = update  # type: ignore[assignment, method-assign]
         self.tape: Tape | None = None
         self.gather_parameters()
         self.gather_optimizers()
 
     @property
-    def differentiate(self) -> Differentiate:
-        """Gives the gradients of all seeds' losses; it may be replaced by a faster form."""
-        return self.stacked.differentiate
-
-    @differentiate.setter
-    def differentiate(self, faster: Differentiate) -> None:
-        self.stacked.differentiate = faster
+    def core(self) -> Agent:
+        """What `update` trains: the stacked agent, whose draws come from the tape."""
+        return self.stacked
 
     def update(self, batch: Batch) -> Metrics:
         """One update of every seed: batches (R, B, …) → metrics (R,)."""
@@ -69,11 +67,21 @@ class AgentStack(nn.Module):
                 self.register_buffer(f"drawn_{i}", numbers, persistent=False)
         self.tape.record(self.generators)
         metrics = self.stacked.update(batch)
-        if self.tape.position or self.differentiate is differentiate:
-            self.tape.check_read()  # what is compiled has read all of it while it was traced
         if not self.optimizers_shared:
             self.share_optimizers()
         return metrics
+
+    def reading_the_tape(self, update: Callable[[Batch], Metrics]) -> Callable[[Batch], Metrics]:
+        """`update`, which reads what was recorded for it from the beginning to the end."""
+
+        def read_all(batch: Batch) -> Metrics:
+            assert self.tape is not None, "recording comes first"
+            self.tape.position = 0
+            metrics = update(batch)
+            self.tape.check_read()
+            return metrics
+
+        return read_all
 
     def act_with(self, generators: Sequence[torch.Generator]) -> Callable[[FloatArray], FloatArray]:
         """A function that acts for all seeds at once: (R, N, obs_dim) → (R, N, action_dim).

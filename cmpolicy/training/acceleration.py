@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils import _pytree as pytree
 
 from cmpolicy.errors import InputError
-from cmpolicy.networks.caller import Caller
 from cmpolicy.networks.linear import bfloat16_products
+from cmpolicy.training.compilation import Compilable, CompiledUpdate, Metrics
 from cmpolicy.training.loop import Advance, Dataset, Learner
 
 log = logging.getLogger("cmpolicy")
 ACCELERATIONS = ("auto", "graph", "compile", "off")
-# Compiling takes about half a minute of a CPU and saves about a third of each update: it has paid
-# for itself after some 10,000.
+# Compiling takes about half a minute of a CPU and saves almost half of each update: it has paid for
+# itself after some 5,000.
 WORTH_COMPILING = 20_000
 WARM_UPS = 3  # eager updates before a capture, in which libraries and optimisers allocate
 UPDATES_A_REPLAY = 10
 
-Metrics = Mapping[str, Tensor]
-Gradients = tuple[tuple[Tensor, ...], dict[str, Tensor]]  # and metrics
-
-
-@runtime_checkable
-class Compilable(Protocol):
-    """A learner whose losses are functions of tensors alone: the same operations every time."""
-
-    differentiate: Callable[..., Gradients]
-
 
 @runtime_checkable
 class Graphable(Compilable, Protocol):
-    """A learner whose whole update is, random numbers of torch's generator included."""
+    """A learner that is its own core: its random numbers are torch's."""
 
     optimizers: dict[str, torch.optim.Optimizer]
 
@@ -89,9 +73,9 @@ def accelerated(
         assert isinstance(learner, Graphable)
         return GraphedUpdates(updates, learner)
     assert isinstance(learner, Compilable)
-    if not isinstance(learner.differentiate, CompiledGradients):
-        log.info("the first update compiles, which takes about half a minute")
-        learner.differentiate = CompiledGradients(learner)
+    if not isinstance(learner.core.update, CompiledUpdate):
+        log.info("the update is compiled first, which takes about half a minute")
+        learner.core.update = CompiledUpdate(learner)
     return updates
 
 
@@ -161,91 +145,3 @@ class GraphedUpdates:
             for _ in range(size):
                 metrics = self.updates.update()
         return graph, metrics
-
-
-class CompiledGradients:
-    """An agent's `differentiate`, each loss with its backward pass as one compiled graph.
-
-    torch.compile of a loss computes the gradients of all that requires them, of critics in an
-    actor's loss too, and checks at every call, in a tenth of the update's time, whether anything
-    has changed. Here the loss is traced with its gradients, as a function of all parameters and
-    buffers; a name and shapes identify it. Random numbers are those of the eager update.
-
-    Where it does not compile, for want of a C++ compiler for instance, the agent goes on without.
-    """
-
-    def __init__(self, learner: Compilable) -> None:
-        assert isinstance(learner, nn.Module)
-        self.caller = Caller(learner)
-        self.learner, self.eager = learner, learner.differentiate
-        self.compiled: dict[Any, Callable[..., Gradients]] = {}
-
-    def __call__(
-        self, loss: Callable[..., Any], parameters: Sequence[Tensor], *inputs: Any
-    ) -> Gradients:
-        flat = pytree.tree_leaves(inputs)
-        key = (loss.__name__, *((t.shape, t.dtype) for t in flat))
-        if key not in self.compiled:
-            try:
-                with warnings.catch_warnings():  # of deprecations inside the compiler
-                    warnings.simplefilter("ignore")
-                    self.compiled[key] = self.compile(loss, parameters, inputs)
-            except Exception as error:  # a compiler fails in its own ways
-                reason = " ".join(str(error).split())[:200]
-                log.warning("compiling failed, going on without: %s", reason)
-                self.learner.differentiate = self.eager
-                return self.eager(loss, parameters, *inputs)
-        return self.compiled[key](flat)
-
-    def compile(
-        self, loss: Callable[..., Any], parameters: Sequence[Tensor], inputs: Any
-    ) -> Callable[..., Gradients]:
-        """The compiled form of `differentiate(loss, parameters, *inputs)`, of flat inputs."""
-        from torch._inductor import compile as compile_graph  # slow to import
-
-        named = dict([*self.caller.named_parameters(), *self.caller.named_buffers()])
-        place = {id(tensor): i for i, tensor in enumerate(named.values())}
-        moved = [place[id(parameter)] for parameter in parameters]
-        flat, structure = pytree.tree_flatten(inputs)
-        keys: list[str] = []
-
-        def traced(*arguments: Tensor) -> list[Tensor]:
-            own = [t.detach() for t in arguments[: len(named)]]
-            for i in moved:
-                own[i].requires_grad_()
-            given = pytree.tree_unflatten(list(arguments[len(named) :]), structure)
-            gradients, metrics = functional_call(
-                self.caller,
-                dict(zip(named, own, strict=True)),
-                (self.eager, loss, [own[i] for i in moved], *given),
-            )
-            keys[:] = metrics
-            # a fused Adam on a CPU reads gradients in the order of memory, whatever their strides
-            return [g.contiguous() for g in gradients] + list(metrics.values())
-
-        tensors = [t.detach() for t in named.values()]
-        cuda = [t.device for t in tensors[:1] if t.is_cuda]
-        with torch.random.fork_rng(cuda):  # tracing computes the loss once
-            graph = make_fx(traced)(*tensors, *flat)
-        used = drop_unused_inputs(graph, len(tensors))
-        tensors = [tensors[i] for i in used]
-        function = compile_graph(graph, [*tensors, *flat], {"fallback_random": True})
-        count = len(parameters)
-
-        def compiled(flat: list[Tensor]) -> Gradients:
-            out = function(*tensors, *flat)
-            return tuple(out[:count]), dict(zip(keys, out[count:], strict=True))
-
-        return compiled
-
-
-def drop_unused_inputs(graph: torch.fx.GraphModule, count: int) -> list[int]:
-    """Remove those of the first `count` inputs that nothing reads; returns which remain."""
-    graph.graph.eliminate_dead_code()
-    inputs = [node for node in graph.graph.nodes if node.op == "placeholder"][:count]
-    used = [i for i, node in enumerate(inputs) if node.users]
-    for node in inputs:
-        if not node.users:
-            graph.graph.erase_node(node)
-    graph.recompile()
-    return used
