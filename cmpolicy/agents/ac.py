@@ -11,6 +11,7 @@ from torch import Tensor
 from cmpolicy.agents.agent import AgentConfig, Metrics
 from cmpolicy.agents.critic_agent import CriticAgent, CriticConfig
 from cmpolicy.consistency.ema import ema_update
+from cmpolicy.consistency.randomness import uniform
 from cmpolicy.datasets.transitions import Batch, TransitionDataset
 
 Q_UNITS = ("gradient", "value")
@@ -24,9 +25,10 @@ class ACConfig(CriticConfig):
         weight_decay: without it the policy learns the noise of good episodes by heart, where these
             are few.
         eta: η, weight of the Q-guidance.
-        q_unit: what the guidance is measured in: ``gradient``, E‖∇_a Q‖, or ``value``, E|Q|, as
-            published. Where rewards are nearly all for staying alive, |Q| says nothing of how
-            much actions matter.
+        q_unit: what the guidance is measured in: ``gradient``, E‖∇_a Q‖, or ``value``, as
+            published, where one critic guides, drawn anew for each update, in units of another's
+            E|Q|. Where rewards are nearly all for staying alive, |Q| says nothing of how much
+            actions matter.
         return_temperature: α of the weights ∝ exp(G/α) by which actions are imitated, G their
             episode's return scaled to [0, 1]; 0 for all alike.
         scale_rewards: scale rewards such that values are of order one.
@@ -110,8 +112,12 @@ class ConsistencyAC(CriticAgent):
     def guidance(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """What has the gradient −∇_a Q / unit with respect to actions, (); and E[Q], ()."""
         if self.config.q_unit == "value":
-            q = self.critic(observations, actions)
-            return -q.mean() / q.detach().abs().mean(), q.detach().mean()
+            members = self.config.critic_ensemble
+            member = (members * uniform((), observations)).long()
+            q = self.critic.one(member, observations, actions)
+            with torch.no_grad():
+                other = self.critic.one((member + 1) % members, observations, actions)
+            return -q.mean() / other.abs().mean(), q.detach().mean()
 
         def value(a: Tensor) -> tuple[Tensor, Tensor]:
             q = self.critic(observations, a).mean(0)

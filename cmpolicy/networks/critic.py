@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from cmpolicy.networks.linear import rounds
 from cmpolicy.networks.mlp import ACTIVATIONS
@@ -90,5 +91,13 @@ class EnsembleCritic(nn.Module):
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
         """(B, obs_dim), (B, action_dim) → (E, B)"""
         obs = (observations - self.obs_mean) / self.obs_std
-        x = torch.cat((obs, actions), dim=1).expand(self.ensemble, -1, -1)
+        first = self.layers[0]
+        assert isinstance(first, EnsembleLinear)
+        x = torch.cat((obs, actions), dim=1).expand(len(first.weight), -1, -1)
         return self.layers(x).squeeze(-1)  # type: ignore[no-any-return]
+
+    def one(self, member: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
+        """Q_e(s, a) of one member e, () int64: (B, obs_dim), (B, action_dim) → (B,)"""
+        index = member.view(1)
+        own = {name: p.index_select(0, index) for name, p in self.named_parameters()}
+        return functional_call(self, own, (observations, actions)).squeeze(0)  # type: ignore[no-any-return]

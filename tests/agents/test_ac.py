@@ -246,19 +246,34 @@ def test_the_guidance_is_added_to_the_consistency_loss(unit: str) -> None:
     assert float(metrics["actor/q"]) == pytest.approx(float(q), rel=1e-5)
 
 
-@pytest.mark.parametrize("unit", ["gradient", "value"])
-def test_the_guidance_moves_actions_along_the_gradient_of_q(unit: str) -> None:
-    agent, data = build(q_unit=unit), episodes()
+def test_the_guidance_moves_actions_along_the_gradient_of_q() -> None:
+    agent, data = build(q_unit="gradient"), episodes()
     obs, actions = data.observations, data.actions.clone().requires_grad_()
     q = agent.critic(obs, actions).mean(0)
     (slope,) = torch.autograd.grad(q.sum(), actions)
-    measure = (
-        slope.norm(dim=1).mean() if unit == "gradient" else agent.critic(obs, actions).abs().mean()
-    )
     guidance, mean = agent.guidance(obs, actions)
     (moved,) = torch.autograd.grad(guidance, actions)
-    torch.testing.assert_close(moved, -slope / measure.detach() / len(data))
+    torch.testing.assert_close(moved, -slope / slope.norm(dim=1).mean() / len(data))
     torch.testing.assert_close(mean, q.detach().mean())
+
+
+def test_as_published_one_critic_guides_in_units_of_the_other() -> None:
+    """Their code: −E[Q₁]/E|Q₂| or −E[Q₂]/E|Q₁|, by the toss of a coin."""
+    agent, data = build(q_unit="value"), episodes()
+    obs, actions = data.observations, data.actions.clone().requires_grad_()
+    guides = []
+    for seed in range(8):
+        q = agent.critic(obs, actions)
+        means, sizes = q.mean(1), q.detach().abs().mean(1)
+        torch.manual_seed(seed)
+        guidance, mean = agent.guidance(obs, actions)
+        guide = int((means.detach() - mean).abs().argmin())
+        torch.testing.assert_close(mean, means[guide].detach())
+        torch.testing.assert_close(guidance, -means[guide] / sizes[1 - guide])
+        expected = torch.autograd.grad(-means[guide] / sizes[1 - guide], actions)
+        torch.testing.assert_close(torch.autograd.grad(guidance, actions), expected)
+        guides.append(guide)
+    assert set(guides) == {0, 1}
 
 
 def test_in_the_unit_of_its_gradient_neither_size_nor_zero_of_q_matter() -> None:

@@ -63,6 +63,20 @@ def test_the_gradient_of_one_member_touches_no_other(layer_norm: bool) -> None:
         assert torch.equal(p.grad[1:], torch.zeros_like(p.grad[1:]))
 
 
+@pytest.mark.parametrize("layer_norm", [True, False])
+def test_one_member_alone_is_that_of_all(layer_norm: bool) -> None:
+    critic = EnsembleCritic(3, 2, [8, 8], 3, layer_norm=layer_norm)
+    obs, actions = torch.randn(4, 3), torch.randn(4, 2)
+    for member in range(3):
+        one = critic.one(torch.tensor(member), obs, actions)
+        torch.testing.assert_close(one, critic(obs, actions)[member])
+        ours, theirs = (
+            torch.autograd.grad(q.sum(), list(critic.parameters()))
+            for q in (one, critic(obs, actions)[member])
+        )
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_members_start_different() -> None:
     q = EnsembleCritic(4, 2, (16, 8), 4)(torch.randn(7, 4), torch.randn(7, 2))
     assert torch.pdist(q.detach()).min() > 1e-3
