@@ -14,8 +14,8 @@ from cmpolicy.training.loop import Advance, Dataset, Learner
 
 log = logging.getLogger("cmpolicy")
 ACCELERATIONS = ("auto", "graph", "compile", "off")
-# Compiling takes about half a minute of a CPU and saves almost half of each update: it has paid for
-# itself after some 5,000.
+# Compiling takes up to three quarters of a minute of a CPU and saves more than a third of every
+# update: it has paid for itself after some 6,000.
 WORTH_COMPILING = 20_000
 WARM_UPS = 3  # eager updates before a capture, in which libraries and optimisers allocate
 UPDATES_A_REPLAY = 10
@@ -74,7 +74,7 @@ def accelerated(
         return GraphedUpdates(updates, learner)
     assert isinstance(learner, Compilable)
     if not isinstance(learner.core.update, CompiledUpdate):
-        log.info("the update is compiled first, which takes about half a minute")
+        log.info("the update is compiled first, which takes up to a minute")
         learner.core.update = CompiledUpdate(learner)
     return updates
 
