@@ -76,7 +76,7 @@ class AgentStack(nn.Module):
 
         def read_all(batch: Batch) -> Metrics:
             assert self.tape is not None, "recording comes first"
-            self.tape.position = 0
+            self.tape.position = 0  # a compiler that then failed may have read it before
             metrics = update(batch)
             self.tape.check_read()
             return metrics

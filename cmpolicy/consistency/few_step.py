@@ -66,6 +66,7 @@ class FewStepSampler(nn.Module):
         """Noise z ~ N(0, 1) → samples (B, dim), differentiably, in the dtype of the noise.
 
         Args:
+            network: takes a level that all samples share once, (1,), or embedded, (1, n).
             noise: of the first step, (B, dim), or of every step, (B, steps, dim); what is not
                 given is drawn.
             condition: (B, condition_dim).

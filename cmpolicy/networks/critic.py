@@ -78,7 +78,6 @@ class EnsembleCritic(nn.Module):
         mean, std = normalizer or (torch.zeros(obs_dim), torch.ones(obs_dim))
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_std", std.clone())
-        self.ensemble = ensemble
         widths = [obs_dim + action_dim, *hidden]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
