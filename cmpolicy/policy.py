@@ -20,7 +20,7 @@ from cmpolicy.action_bounds import LATENT_STD, ActionBound
 from cmpolicy.atomic_file import write_atomically
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.consistency.few_step import FewStepSampler
-from cmpolicy.consistency.randomness import normal
+from cmpolicy.consistency.randomness import normal, sobol_normal
 from cmpolicy.consistency.sampling import few_step_levels, find_mode
 from cmpolicy.errors import InputError
 from cmpolicy.networks.mlp import ConditionalMLP
@@ -160,14 +160,18 @@ class ConsistencyPolicy(nn.Module):
         samples: int,
         *,
         levels: Sequence[float] | None = None,
-        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Where `samples` actions lie closest together: (B, obs_dim) → (B, action_dim).
 
-        A plain sample has the noise of the behaviour in it, a mean lies between modes.
+        A plain sample has the noise of the behaviour in it, a mean lies between modes. Every
+        observation's samples are of the same evenly spread noise, so that a mode depends on the
+        observation alone, and smoothly.
         """
+        steps = self.sampler.steps if levels is None else len(levels)
+        points = sobol_normal(samples, steps * self.action_dim).reshape(samples, steps, -1)
+        noise = torch.tensor(points, device=self.obs_mean.device)
         repeated = observations.repeat_interleave(samples, dim=0)
-        drawn = self(repeated, levels=levels, generator=generator)
+        drawn = self(repeated, noise=noise.repeat(len(observations), 1, 1), levels=levels)
         unit = MODE_BANDWIDTH * self.bound.half_range
         found = find_mode(drawn.view(-1, samples, self.action_dim) / unit) * unit
         return found.clamp(self.bound.low, self.bound.high)
@@ -226,13 +230,13 @@ class ConsistencyPolicy(nn.Module):
         """Actions for an environment.
 
         (obs_dim,) → (action_dim,), or (N, obs_dim) → (N, action_dim), float32. They are
-        samples, or with `mode_of` the mode of so many an observation.
+        samples, or with `mode_of` the mode of so many an observation, which draws nothing.
         """
         array = np.array(observation, dtype=np.float32)  # a copy: torch refuses read-only memory
         batch = torch.from_numpy(array[None] if array.ndim == 1 else array)
         batch = batch.to(self.obs_mean.device)
         if mode_of > 1:
-            sampled = self.mode(batch, mode_of, levels=levels, generator=generator)
+            sampled = self.mode(batch, mode_of, levels=levels)
         else:
             sampled = self(batch, levels=levels, generator=generator)
         actions: npt.NDArray[np.float32] = sampled.cpu().numpy()

@@ -19,6 +19,8 @@ from torch import Tensor
 from cmpolicy.action_bounds import BOUNDS
 from cmpolicy.consistency.losses import LOSSES
 from cmpolicy.consistency.parameterization import PARAMETERIZATIONS
+from cmpolicy.consistency.randomness import sobol_normal
+from cmpolicy.consistency.sampling import find_mode
 from cmpolicy.errors import InputError
 from cmpolicy.policy import ConsistencyPolicy
 from cmpolicy.policy_config import PolicyConfig
@@ -313,6 +315,26 @@ def test_act_with_a_generator_is_deterministic(steps: int) -> None:
     assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_array_equal(policy.act(observation, generator=generator(1)), first)
     assert not np.array_equal(policy.act(observation, generator=generator(2)), first)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_mode_is_where_the_samples_of_even_noise_lie_closest(steps: int) -> None:
+    policy, levels = small(), [5.0, 1.0, 0.1][:steps]
+    observations = torch.randn(4, 3)
+    noise = torch.tensor(sobol_normal(16, steps * 2)).reshape(16, steps, 2)
+    for obs, mode in zip(observations, policy.mode(observations, 16, levels=levels), strict=True):
+        actions = policy(obs.expand(16, 3), noise=noise, levels=levels)
+        unit = 0.4 * policy.bound.half_range
+        torch.testing.assert_close(mode, find_mode(actions[None] / unit)[0] * unit)
+
+
+def test_a_mode_draws_nothing_and_knows_nothing_of_its_batch() -> None:
+    policy, observations = small(), np.random.default_rng(0).normal(size=(6, 3))
+    before = torch.get_rng_state()
+    modes = policy.act(observations, mode_of=8)
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(policy.act(observations, mode_of=8), modes)
+    np.testing.assert_allclose(policy.act(observations[4], mode_of=8), modes[4], rtol=0, atol=1e-6)
 
 
 def test_act_is_forward_without_gradients() -> None:

@@ -230,7 +230,7 @@ class Agent(nn.Module):
         candidates = best_of or self.candidates
         samples = mode_of or self.config.mode_of
         if candidates == 1 and samples > 1:
-            return policy.mode(obs, samples, levels=levels, generator=generator)
+            return policy.mode(obs, samples, levels=levels)
         obs = obs.repeat_interleave(candidates, dim=0)
         actions: Tensor = policy(obs, levels=levels, generator=generator)
         if candidates > 1:

@@ -132,7 +132,8 @@ def test_seeds_act_together_as_each_alone(name: str, dataset: TransitionDataset)
     act = stacked.stack.act_with([torch.Generator().manual_seed(s) for s in (5, 6, 8)])
     together = [act(observations) for _ in range(2)]
     assert torch.equal(torch.get_rng_state(), state)
-    assert np.abs(together[0] - together[1]).max() > 1e-3
+    drawn = stacked.agents[0].candidates > 1 or stacked.agents[0].config.mode_of == 1
+    assert (np.abs(together[0] - together[1]).max() > 1e-3) == drawn
     for i, (agent, seed) in enumerate(zip(stacked.agents, (5, 6, 8), strict=True)):
         generator = torch.Generator().manual_seed(seed)
         for actions in together:
