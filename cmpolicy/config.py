@@ -257,7 +257,10 @@ class ExportConfig:
         run: a run directory, or a file that `ConsistencyPolicy.save` wrote.
         checkpoint: ``last`` or ``best``, of a run directory.
         steps: network calls an action; null for what the policy was trained with.
-        noise: ``input``, so that actions can be reproduced, or ``inside``, drawn in the graph.
+        mode_of: samples whose mode is taken, always of the same noise; null for as many as the run
+            was evaluated with, 1 for a plain sample.
+        noise: of a plain sample: ``input``, so that actions can be reproduced, or ``inside``,
+            drawn in the graph.
         formats: ``onnx`` and ``torch``, or one of them.
         output_dir: where the files go; null for the directory `export` in the run.
     """
@@ -265,16 +268,21 @@ class ExportConfig:
     run: str = MISSING
     checkpoint: str = "last"
     steps: int | None = None
-    noise: str = "input"
+    mode_of: int | None = None
+    noise: str | None = None
     formats: list[str] = field(default_factory=lambda: ["onnx", "torch"])
     output_dir: str | None = None
 
     def __post_init__(self) -> None:
         if self.steps is not None:
             check_positive(self, "steps")
+        if self.mode_of is not None:
+            check_positive(self, "mode_of")
         check_checkpoint(self.checkpoint)
-        if self.noise not in ("input", "inside"):
+        if self.noise not in (None, "input", "inside"):
             raise ValueError(f"noise must be input or inside, got {self.noise!r}")
+        if self.noise is not None and (self.mode_of or 1) > 1:
+            raise ValueError(f"the mode of {self.mode_of} samples takes no noise; leave noise out")
         if not self.formats or not set(self.formats) <= {"onnx", "torch"}:
             raise ValueError(f"formats must be of onnx and torch, got {list(self.formats)}")
 

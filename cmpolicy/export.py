@@ -32,11 +32,12 @@ FORMATS = {"onnx": (to_onnx, run_onnx, ".onnx"), "torch": (to_torch, run_torch, 
 
 def export(config: ExportConfig, overrides: list[str]) -> None:
     """Write every form, once all are known to act as the policy does, and say how to run them."""
-    policy, about = load_policy(config)
-    graph = PolicyGraph(policy, config.steps, noise_inside=config.noise == "inside")
+    policy, mode_of, about = load_policy(config)
+    graph = PolicyGraph(policy, config.steps, config.noise == "inside", mode_of)
     about |= {
         "steps": graph.steps,
-        "noise": config.noise,
+        "mode_of": graph.mode_of,
+        "noise_inside": graph.draws,
         "inputs": {name: ["batch", *shape] for name, shape in graph.inputs.items()},
         "action_low": policy.bound.low.tolist(),
         "action_high": policy.bound.high.tolist(),
@@ -45,7 +46,7 @@ def export(config: ExportConfig, overrides: list[str]) -> None:
     checked = {name: checked_form(name, graph, about) for name in dict.fromkeys(config.formats)}
     print(signature(graph))
     for name, (content, difference) in checked.items():
-        path = file_path(config, name, graph.steps)
+        path = file_path(config, name, graph)
         write(path, content)
         print(f"{name}: {path} ({len(content) / 1e3:.0f} kB)")
         print(f"  largest difference from the policy: {difference:.0e} of half an action's range")
@@ -53,8 +54,8 @@ def export(config: ExportConfig, overrides: list[str]) -> None:
         print("".join(f"    {line}\n" for line in snippet(name, path, graph)), end="")
 
 
-def load_policy(config: ExportConfig) -> tuple[ConsistencyPolicy, dict[str, Any]]:
-    """The policy that acts, and where it is from.
+def load_policy(config: ExportConfig) -> tuple[ConsistencyPolicy, int, dict[str, Any]]:
+    """The policy that acts, of how many samples the mode is taken, and where it is from.
 
     Raises:
         InputError: if there is none.
@@ -63,7 +64,7 @@ def load_policy(config: ExportConfig) -> tuple[ConsistencyPolicy, dict[str, Any]
     if path.is_file():
         if config.checkpoint != "last":
             raise InputError(f"{path} is one policy; checkpoint=best needs a run directory")
-        return ConsistencyPolicy.load(path), {}
+        return ConsistencyPolicy.load(path), config.mode_of or 1, {}
     directory = RunDirectory.existing(path)
     spaces = read_record(directory).spaces
     agent, step = load_agent(directory, spaces, config.checkpoint, torch.device("cpu"))
@@ -73,8 +74,10 @@ def load_policy(config: ExportConfig) -> tuple[ConsistencyPolicy, dict[str, Any]
             agent.config.name,
             agent.candidates,
         )
+    sampled = config.noise is not None or agent.candidates > 1
+    mode_of = config.mode_of or (1 if sampled else agent.config.mode_of)
     about = {"agent": agent.config.name, "checkpoint": config.checkpoint, "updates": step}
-    return agent.average_policy, about
+    return agent.average_policy, mode_of, about
 
 
 def checked_form(name: str, graph: PolicyGraph, about: dict[str, Any]) -> tuple[bytes, float]:
@@ -94,7 +97,7 @@ def checked_form(name: str, graph: PolicyGraph, about: dict[str, Any]) -> tuple[
     return content, difference
 
 
-def file_path(config: ExportConfig, name: str, steps: int) -> Path:
+def file_path(config: ExportConfig, name: str, graph: PolicyGraph) -> Path:
     """Where a form goes, named for what it is."""
     path = Path(config.run)
     single = path.is_file()
@@ -102,8 +105,8 @@ def file_path(config: ExportConfig, name: str, steps: int) -> Path:
     if config.output_dir is not None:
         directory = Path(config.output_dir)
     stem = path.stem if single else f"policy-{config.checkpoint}"
-    inside = "-noise_inside" if config.noise == "inside" else ""
-    return directory / f"{stem}-{steps}step{inside}{FORMATS[name][2]}"
+    kind = f"-mode{graph.mode_of}" if graph.mode_of > 1 else "-noise_inside" if graph.draws else ""
+    return directory / f"{stem}-{graph.steps}step{kind}{FORMATS[name][2]}"
 
 
 def write(path: Path, content: bytes) -> None:

@@ -171,7 +171,7 @@ class ConsistencyPolicy(nn.Module):
         points = sobol_normal(samples, steps * self.action_dim).reshape(samples, steps, -1)
         noise = torch.tensor(points, device=self.obs_mean.device)
         repeated = observations.repeat_interleave(samples, dim=0)
-        drawn = self(repeated, noise=noise.repeat(len(observations), 1, 1), levels=levels)
+        drawn = self(repeated, noise=noise.repeat(observations.shape[0], 1, 1), levels=levels)
         unit = MODE_BANDWIDTH * self.bound.half_range
         found = find_mode(drawn.view(-1, samples, self.action_dim) / unit) * unit
         return found.clamp(self.bound.low, self.bound.high)

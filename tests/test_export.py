@@ -14,7 +14,6 @@ import hydra
 import numpy as np
 import onnxruntime
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from cmpolicy import export as door
@@ -64,9 +63,8 @@ def exported(run: Path, **options: Any) -> None:
     export(ExportConfig(**{"run": str(run), "formats": ["onnx"], **options}), [])
 
 
-def acted(path: Path, observations: Any, noise: Any) -> Any:
-    session = onnxruntime.InferenceSession(path)
-    return session.run(None, {"observations": observations, "noise": noise})[0]
+def acted(path: Path, **inputs: Any) -> Any:
+    return onnxruntime.InferenceSession(path).run(None, inputs)[0]
 
 
 def numbers(*shape: int) -> Any:
@@ -79,11 +77,11 @@ def test_a_real_process_writes_forms_that_its_snippets_run(run: Path) -> None:
     done = outside("-m", "cmpolicy.export", "run=run", "steps=2")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    names = ["policy-last-2step.onnx", "policy-last-2step.pt2"]
+    names = ["policy-last-2step-mode32.onnx", "policy-last-2step-mode32.pt2"]
     assert sorted(p.name for p in (run / "export").iterdir()) == names
     assert all(p.read_bytes() == content for p, content in before.items())
     first, *rest = done.stdout.splitlines()
-    assert first.startswith("observations (batch, 11), noise (batch, 2, 3) → actions (batch, 3) in")
+    assert first.startswith("observations (batch, 11) → actions (batch, 3) in")
     code = [line for line in rest if line.startswith("    ")]
     assert len(code) == 6
     for lines in (code[:3], code[3:]):
@@ -99,19 +97,27 @@ def test_a_real_process_says_one_line(run: Path) -> None:
     assert not (run / "export").exists()
 
 
-@pytest.mark.parametrize("noise", ["input", "inside"])
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({}, "-mode32"),
+        ({"mode_of": 4}, "-mode4"),
+        ({"mode_of": 1}, ""),
+        ({"noise": "input"}, ""),
+        ({"noise": "inside"}, "-noise_inside"),
+    ],
+)
 def test_snippets_fit_what_was_written(
-    run: Path, noise: str, capsys: pytest.CaptureFixture[str]
+    run: Path, options: dict[str, Any], kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    exported(run, noise=noise, formats=["torch"])
+    exported(run, formats=["torch"], **options)
     out = capsys.readouterr().out
     code = [line for line in out.splitlines() if line.startswith("    ")]
     scope: dict[str, Any] = {}
     exec(textwrap.dedent("\n".join(code)), scope)
     assert tuple(scope["actions"].shape) == (1, 3)
-    assert ("noise (batch, 1, 3)" in out) == (noise == "input")
-    inside = "-noise_inside" if noise == "inside" else ""
-    assert [p.name for p in (run / "export").iterdir()] == [f"policy-last-1step{inside}.pt2"]
+    assert ("noise (batch, 1, 3)" in out) == (kind == "")
+    assert [p.name for p in (run / "export").iterdir()] == [f"policy-last-1step{kind}.pt2"]
 
 
 def test_it_is_the_averaged_policy_of_the_checkpoint(run: Path) -> None:
@@ -123,13 +129,10 @@ def test_it_is_the_averaged_policy_of_the_checkpoint(run: Path) -> None:
     directory.save_checkpoint("best", state)
     for checkpoint in ("last", "best"):
         exported(run, checkpoint=checkpoint)
-    policy = ConsistencyPolicy.load(run / "policy.safetensors")
-    observations, noise = numbers(7, 11), numbers(7, 1, 3)
-    with torch.no_grad():
-        tensors = torch.from_numpy(observations), torch.from_numpy(noise)
-        expected = policy(tensors[0], noise=tensors[1]).numpy()
+    policy, observations = ConsistencyPolicy.load(run / "policy.safetensors"), numbers(7, 11)
+    expected = policy.act(observations, mode_of=32)
     last, best = (
-        acted(run / "export" / f"policy-{name}-1step.onnx", observations, noise)
+        acted(run / "export" / f"policy-{name}-1step-mode32.onnx", observations=observations)
         for name in ("last", "best")
     )
     np.testing.assert_allclose(last, expected, rtol=0, atol=1e-5)
@@ -142,7 +145,7 @@ def test_a_policy_without_a_run(run: Path, tmp_path: Path) -> None:
     exported(Path("mine.safetensors"), output_dir="deep/place")
     [path] = (tmp_path / "deep" / "place").iterdir()
     assert path.name == "mine-1step.onnx"
-    actions = acted(path, numbers(3, 4), numbers(3, 1, 2))
+    actions = acted(path, observations=numbers(3, 4), noise=numbers(3, 1, 2))
     assert ((actions >= [-3, 0]) & (actions <= [1, 2])).all()
     with pytest.raises(InputError, match="checkpoint=best needs a run directory"):
         exported(Path("mine.safetensors"), checkpoint="best")
@@ -180,6 +183,8 @@ def test_a_damaged_run_is_one_line(run: Path, damage: str) -> None:
         ({"steps": 0}, "steps must be at least 1"),
         ({"checkpoint": "worst"}, "must be last or best, got 'worst'"),
         ({"noise": "none"}, "must be input or inside, got 'none'"),
+        ({"mode_of": 0}, "mode_of must be at least 1"),
+        ({"mode_of": 8, "noise": "input"}, "the mode of 8 samples takes no noise"),
         ({"formats": ["tflite"]}, r"formats must be of onnx and torch, got \['tflite'\]"),
         ({"formats": []}, "formats must be of"),
     ],

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import cmpolicy
 from cmpolicy import policy_graph
+from cmpolicy.consistency.randomness import sobol_normal
 from cmpolicy.errors import InputError
 from cmpolicy.policy import ConsistencyPolicy
 from cmpolicy.policy_graph import (
@@ -90,6 +91,24 @@ def test_torch_export_acts_as_the_policy(kind: str, steps: int | None) -> None:
         if steps is None:
             same = original(observations, noise=noise)
             torch.testing.assert_close(expected, same, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("make", "run"), [(to_onnx, run_onnx), (to_torch, run_torch)])
+def test_a_mode_takes_observations_alone(kind: str, make: Any, run: Any) -> None:
+    original = policy(kind)
+    graph = PolicyGraph(original, mode_of=8)
+    assert list(graph.inputs) == ["observations"]
+    sobol_normal.cache_clear()  # as in a fresh process
+    form = run(make(graph, {}), graph)
+    for batch in (1, 2, 7, 64):
+        observations, _ = inputs(batch, 1)
+        expected = torch.from_numpy(original.act(observations.numpy(), mode_of=8))
+        torch.testing.assert_close(form(observations)[0], expected, rtol=0, atol=1e-4)
+    assert expected.std(0).min() > 0.05
+    assert largest_difference(form, graph) < 1e-5
+    graph.policy.network.layers[0].bias.mul_(1.01)
+    assert largest_difference(form, graph) > 1e-4
 
 
 def test_steps_are_those_asked_for() -> None:
