@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from published_code import diffusion_ql_agent, ding_jin_agent
 
 from cmpolicy import ConsistencyPolicy
 from cmpolicy.agents import Spaces
+from cmpolicy.agents.agent import AgentConfig
 from cmpolicy.config import CONFIG_PATH, register_schemas
 from cmpolicy.policy_graph import PolicyGraph, to_onnx
 from cmpolicy.tasks.offline_rl import build_agent
@@ -118,19 +120,33 @@ def our_policy() -> dict[Case, Callable[[], Any]]:
                 cases[Case(f"policy.act, {name}", network, batch)] = bind(policy.act, observations)
                 single = observations.reshape(batch, OBS_DIM).astype(np.float32)
                 cases[Case(f"ONNX, {name}", network, batch)] = bind(run, single)
-    return cases
+    return cases | our_mode(one)
 
 
-def onnx_runner(policy: ConsistencyPolicy) -> Callable[[Any], Any]:
+def our_mode(observation: Any) -> dict[Case, Callable[[], Any]]:
+    """The default policy as agents act: by the mode of its samples."""
+    policy, mode_of = ConsistencyPolicy(OBS_DIM, ACTION_DIM), AgentConfig().mode_of
+    run, single = onnx_runner(policy, mode_of), observation[None].astype(np.float32)
+    act = partial(policy.act, mode_of=mode_of)
+    return {
+        Case(f"policy.act, the mode of {mode_of}, 1 step", DEFAULT): bind(act, observation),
+        Case(f"ONNX, the mode of {mode_of}, 1 step", DEFAULT): bind(run, single),
+    }
+
+
+def onnx_runner(policy: ConsistencyPolicy, mode_of: int = 1) -> Callable[[Any], Any]:
     """The exported policy under onnxruntime: float32 observations (B, obs_dim) → actions."""
-    graph, rng = PolicyGraph(policy), np.random.default_rng(0)
+    graph, rng = PolicyGraph(policy, mode_of=mode_of), np.random.default_rng(0)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(to_onnx(graph, {}), options)
 
     def run(observations: Any) -> Any:
-        noise = rng.standard_normal((len(observations), graph.steps, ACTION_DIM), np.float32)
-        return session.run(None, {"observations": observations, "noise": noise})[0]
+        feed = {"observations": observations}
+        if "noise" in graph.inputs:
+            shape = len(observations), *graph.inputs["noise"]
+            feed["noise"] = rng.standard_normal(shape, np.float32)
+        return session.run(None, feed)[0]
 
     return run
 
