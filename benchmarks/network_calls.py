@@ -81,7 +81,10 @@ def report(rows: list[dict[str, Any]], options: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     names = [f"{k} call{'s' if k > 1 else ''}" for k in steps]
     means = {k: float(np.mean([row["scores"][str(k)][0] for row in rows])) for k in steps}
-    best = max(means, key=lambda k: means[k])
+    best = max(means.values())
+    behind = ", ".join(
+        f"{name} {means[k] - best:+.1f}" for k, name in zip(steps, names, strict=True)
+    )
     now = datetime.datetime.now().astimezone().isoformat(timespec="minutes")
     versions = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
     modes = ", ".join(sorted({str(row["mode_of"]) for row in rows}))
@@ -93,8 +96,7 @@ def report(rows: list[dict[str, Any]], options: dict[str, Any]) -> None:
         *(line_of(row, steps) for row in rows),
         f"| mean | | | | {' | '.join(f'{means[k]:.1f}' for k in steps)} |",
         "",
-        f"On average {names[0]} gives {means[steps[0]] - means[best]:+.1f} against the best, "
-        f"{names[steps.index(best)]}.",
+        f"On average, against the best: {behind}.",
         "",
         f"Normalised scores ± standard error, {options['episodes']} episodes each, the same for "
         f"every column; last checkpoints; the mode of {modes} samples acts. Written by "

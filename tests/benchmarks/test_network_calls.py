@@ -31,6 +31,7 @@ def test_each_column_is_what_evaluate_says(load: Any, tmp_path: Path) -> None:
         assert row["scores"][str(steps)] == pytest.approx(expected)
     table = (tmp_path / "network_calls.md").read_text()
     assert "| data | agent | seed | updates | 1 call | 3 calls |" in table
+    assert "against the best: 1 call " in table
     assert "the mode of 4 samples acts" in table
 
 
