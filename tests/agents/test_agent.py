@@ -293,11 +293,11 @@ def test_acting_draws_from_its_generator_alone(dataset: TransitionDataset) -> No
     agent = trained("bc", dataset, 2)
     observations = dataset.observations[:6].numpy()
     before = torch.get_rng_state()
-    first, again, other = (
-        agent.act(observations, mode_of=1, generator=torch.Generator().manual_seed(seed))
-        for seed in (5, 5, 6)
-    )
+    first = agent.act(observations, mode_of=1, generator=torch.Generator().manual_seed(5))
     assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    again = agent.act(observations, mode_of=1, generator=torch.Generator().manual_seed(5))
+    other = agent.act(observations, mode_of=1, generator=torch.Generator().manual_seed(6))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any(1).all()
 
