@@ -48,7 +48,7 @@ class RunConfig:
             first of AUTO_PRECISION that the device is quick in. Master weights, losses, targets and
             noise levels are float32 in all of them.
         accelerate: how agents are updated: ``graph`` (CUDA graphs of several updates), ``compile``,
-            ``off``, or ``auto``, see `cmpolicy.training.acceleration`.
+            ``compiled_graph`` (both), ``off``, or ``auto``, see `cmpolicy.training.acceleration`.
         log_every, checkpoint_every: updates between two logs, two checkpoints.
         output_dir: where runs go.
         run_dir: this run's directory; null for one named after task, agent, seed and time.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol, runtime_checkable
+import warnings
+from typing import Any
 
 import torch
 
@@ -13,19 +14,12 @@ from cmpolicy.training.compilation import Compilable, CompiledUpdate, Metrics
 from cmpolicy.training.loop import Advance, Dataset, Learner
 
 log = logging.getLogger("cmpolicy")
-ACCELERATIONS = ("auto", "graph", "compile", "off")
+ACCELERATIONS = ("auto", "graph", "compiled_graph", "compile", "off")
 # Compiling takes up to three quarters of a minute of a CPU and saves more than a third of every
 # update: it has paid for itself after some 6,000.
 WORTH_COMPILING = 20_000
 WARM_UPS = 3  # eager updates before a capture, in which libraries and optimisers allocate
 UPDATES_A_REPLAY = 10
-
-
-@runtime_checkable
-class Graphable(Compilable, Protocol):
-    """A learner that is its own core: its random numbers are torch's."""
-
-    optimizers: dict[str, torch.optim.Optimizer]
 
 
 def check_acceleration(name: str) -> None:
@@ -37,7 +31,7 @@ def check_acceleration(name: str) -> None:
 def resolve_acceleration(
     name: str, learner: Learner, device: torch.device, updates: int, *, growing: bool = False
 ) -> str:
-    """``graph``, ``compile`` or ``off``: what `name` means for a run of so many updates.
+    """What `name` means for a run of so many updates: one of ACCELERATIONS but ``auto``.
 
     Data that grows between updates is drawn from outside, so it cannot be part of a graph. A
     resumed run must come out as one in a single sitting, so `updates` is its whole length.
@@ -45,20 +39,20 @@ def resolve_acceleration(
     Raises:
         InputError: if the learner or the device does not have it.
     """
-    able = isinstance(learner, Graphable)
-    if name == "auto" and device.type == "cuda":
-        return "graph" if able and not growing else "off"
+    able, graph = isinstance(learner, Compilable), name in ("graph", "compiled_graph")
     if name == "auto":
-        worth = isinstance(learner, Compilable) and updates >= WORTH_COMPILING
-        return "compile" if worth else "off"
-    if name == "compile" and not isinstance(learner, Compilable):
-        raise InputError("accelerate=compile is for agents; give accelerate=off")
-    if name == "graph" and not able:
-        raise InputError("accelerate=graph is for a single agent; give accelerate=off")
-    if name == "graph" and growing:
-        raise InputError("accelerate=graph is for data that does not grow; give compile or off")
-    if name == "graph" and device.type != "cuda":
-        raise InputError(f"accelerate=graph is for CUDA, got device {device}; give compile or off")
+        worth = able and updates >= WORTH_COMPILING
+        if device.type != "cuda":
+            return "compile" if worth else "off"
+        if not able or growing:
+            return "off"
+        return "compiled_graph" if worth else "graph"
+    if name != "off" and not able:
+        raise InputError(f"accelerate={name} is for agents; give accelerate=off")
+    if graph and growing:
+        raise InputError(f"accelerate={name} is for data that does not grow; give compile or off")
+    if graph and device.type != "cuda":
+        raise InputError(f"accelerate={name} is for CUDA, got device {device}; give compile or off")
     return name
 
 
@@ -69,14 +63,12 @@ def accelerated(
     updates = Updates(learner, dataset, batch_size, rounded=precision == "bf16")
     if acceleration == "off":
         return updates
-    if acceleration == "graph":
-        assert isinstance(learner, Graphable)
-        return GraphedUpdates(updates, learner)
     assert isinstance(learner, Compilable)
-    if not isinstance(learner.core.update, CompiledUpdate):
+    compiled = acceleration in ("compile", "compiled_graph")
+    if compiled and not isinstance(learner.core.update, CompiledUpdate):
         log.info("the update is compiled first, which takes up to a minute")
         learner.core.update = CompiledUpdate(learner)
-    return updates
+    return updates if acceleration == "compile" else GraphedUpdates(updates, learner)
 
 
 class Updates:
@@ -106,15 +98,17 @@ class GraphedUpdates:
 
     The first updates are eager ones on a side stream, which capturing needs to be warm. A graph
     reads and writes the tensors that were there when it was captured: no state may be loaded into
-    the learner between two calls. Random numbers go on where torch's generator of the device is.
+    the learner between two calls. Random numbers go on where torch's generator of the device is,
+    or where the generators of stacked seeds are.
     """
 
-    def __init__(self, updates: Updates, learner: Graphable) -> None:
+    def __init__(self, updates: Updates, learner: Compilable) -> None:
         self.updates = updates
+        self.generators: list[torch.Generator] = getattr(learner, "generators", [])
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.warm = 0
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Metrics]] = {}
-        for optimizer in learner.optimizers.values():
+        for optimizer in learner.core.optimizers.values():
             for group in optimizer.param_groups:
                 group["capturable"] = True
 
@@ -132,14 +126,17 @@ class GraphedUpdates:
     def update_aside(self) -> Metrics:
         """An eager update on the side stream."""
         self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.stream), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
             metrics = self.updates.update()
         torch.cuda.current_stream().wait_stream(self.stream)
         return metrics
 
     def capture(self, size: int) -> tuple[torch.cuda.CUDAGraph, Metrics]:
         """Record `size` updates, none of which is carried out."""
-        graph = torch.cuda.CUDAGraph()
+        graph: Any = torch.cuda.CUDAGraph()
+        for generator in self.generators:
+            graph.register_generator_state(generator)
         metrics: Metrics = {}
         with torch.cuda.graph(graph):
             for _ in range(size):

@@ -144,14 +144,14 @@ def test_every_agent_compiles(name: str) -> None:
 # Several seeds ---------------------------------------------------------------------------------
 
 
-def make_stack(name: str) -> tuple[AgentStack, StackedBatches]:
+def make_stack(name: str, device: str = "cpu") -> tuple[AgentStack, StackedBatches]:
     """Three seeds of a small agent, and their batches."""
-    made = [make(name) for _ in range(3)]
+    made = [make(name, device) for _ in range(3)]
     for i, (agent, _) in enumerate(made):
         with torch.no_grad():
             for parameter in agent.parameters():
                 parameter.add_(0.01 * i)
-    generators = [torch.Generator().manual_seed(s) for s in (4, 0, 9)]
+    generators = [torch.Generator(device).manual_seed(s) for s in (4, 0, 9)]
     dataset = made[0][1]
     return AgentStack([agent for agent, _ in made], generators), StackedBatches(dataset, generators)
 
@@ -241,27 +241,31 @@ def test_auto() -> None:
     other: Any = object()
     assert resolve_acceleration("auto", agent, CPU, WORTH_COMPILING) == "compile"
     assert resolve_acceleration("auto", agent, CPU, WORTH_COMPILING - 1) == "off"
-    assert resolve_acceleration("auto", agent, gpu, 1) == "graph"
+    assert resolve_acceleration("auto", agent, gpu, WORTH_COMPILING - 1) == "graph"
+    assert resolve_acceleration("auto", agent, gpu, WORTH_COMPILING) == "compiled_graph"
     assert resolve_acceleration("auto", agent, gpu, 1, growing=True) == "off"
     assert resolve_acceleration("auto", other, gpu, WORTH_COMPILING) == "off"
     assert resolve_acceleration("off", other, gpu, 1) == "off"
     assert resolve_acceleration("compile", agent, CPU, 1) == "compile"
     stack, _ = make_stack("bc")
     assert resolve_acceleration("auto", stack, CPU, WORTH_COMPILING) == "compile"
-    assert resolve_acceleration("auto", stack, gpu, WORTH_COMPILING) == "off"
+    assert resolve_acceleration("auto", stack, gpu, WORTH_COMPILING) == "compiled_graph"
+    for name in ("graph", "compiled_graph"):
+        assert resolve_acceleration(name, stack, gpu, 1) == name
 
 
 def test_what_cannot_be_is_refused() -> None:
     agent, _ = make("bc")
     other: Any = object()
-    with pytest.raises(InputError, match="graph is for CUDA, got device cpu"):
-        resolve_acceleration("graph", agent, CPU, 1)
-    with pytest.raises(InputError, match="graph is for data that does not grow"):
-        resolve_acceleration("graph", agent, torch.device("cuda"), 1, growing=True)
-    with pytest.raises(InputError, match="accelerate=compile is for agents"):
-        resolve_acceleration("compile", other, CPU, 1)
-    with pytest.raises(InputError, match="accelerate=graph is for a single agent"):
-        resolve_acceleration("graph", make_stack("bc")[0], torch.device("cuda"), 1)
+    gpu = torch.device("cuda")
+    for name in ("graph", "compiled_graph"):
+        with pytest.raises(InputError, match=f"accelerate={name} is for CUDA, got device cpu"):
+            resolve_acceleration(name, agent, CPU, 1)
+        with pytest.raises(InputError, match=f"accelerate={name} is for data that does not grow"):
+            resolve_acceleration(name, agent, gpu, 1, growing=True)
+    for name in ("graph", "compiled_graph", "compile"):
+        with pytest.raises(InputError, match=f"accelerate={name} is for agents"):
+            resolve_acceleration(name, other, gpu, 1)
     with pytest.raises(ValueError, match="unknown accelerate 'jit', expected one of auto, graph"):
         check_acceleration("jit")
 
@@ -284,6 +288,25 @@ def test_graphs_do_what_eager_updates_do(name: str) -> None:
 
 
 @cuda
+@pytest.mark.parametrize("name", AGENTS)
+def test_graphs_of_stacked_seeds_do_what_eager_updates_do(name: str) -> None:
+    updates = WARM_UPS + UPDATES_A_REPLAY + 2
+    stacks = {mode: make_stack(name, "cuda") for mode in ("off", "graph")}
+    draws = []
+    for mode, (stack, batches) in stacks.items():
+        advance = accelerated(stack, batches, 16, mode, "fp32")
+        done = 0
+        while done < updates:
+            done += advance(updates - done)[0]
+        draws.append([torch.rand((), generator=g, device="cuda") for g in stack.generators])
+    assert torch.equal(*map(torch.stack, draws))  # the generators went on alike
+    (eager, _), (graphed, _) = stacks.values()
+    for ours, theirs in zip(graphed.agents, eager.agents, strict=True):
+        assert_close(ours, theirs, 1e-3)
+
+
+@cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("name", AGENTS)
 def test_no_update_waits_for_the_gpu(name: str) -> None:
     agent, dataset = make(name, "cuda")
