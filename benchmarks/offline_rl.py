@@ -1,7 +1,7 @@
 """Offline RL: sets × agents × seeds, ours and peers', in one table.
 
     python benchmarks/offline_rl.py data=DIR jobs=2                     the short protocol
-    python benchmarks/offline_rl.py data=DIR protocol=full seeds=5
+    python benchmarks/offline_rl.py data=DIR protocol=full at_once=true
     python benchmarks/offline_rl.py sets=[hopper-medium] agents=[ac,iql] seeds=[0,3]
     python benchmarks/offline_rl.py data=DIR agents=[ac,d3rlpy_rebrac,ding_jin_code] ding_jin=REPO
     python benchmarks/offline_rl.py data=DIR 'agents=[ac,{ac_strong: [agent=ac,agent.eta=0.3]}]'
@@ -17,10 +17,13 @@
                to see that it works. Batches of 256, products in fp32. An evaluation of 10 episodes
                every 25th of the training; the score is the mean of the last five
     jobs       runs at a time, one thread each; train=[overrides for every run of ours]
+    at_once    true: the seeds of a set and an agent of ours train in one run (the train door's
+               seeds=), which a GPU is fast at
     out, runs  where the table goes, and the runs
 
-A row is one run. Rows are kept in OUT/offline_rl_PROTOCOL.csv as they come; a row that is there is
-not trained again, and a run of ours that was interrupted goes on from its checkpoint.
+A row is one seed of an agent on a set. Rows are kept in OUT/offline_rl_PROTOCOL.csv as they come;
+a row that is there is not trained again, and a run of ours that was interrupted goes on from its
+checkpoint.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from typing import Any
 
 from command_line import given_options
 from offline_rl_data import task_overrides
-from offline_rl_rows import Key, add_row, read_rows, row_of
+from offline_rl_rows import Key, Row, add_rows, read_rows, row_of
 from offline_rl_table import report
 from peers.environment import d3rlpy_python
 
@@ -109,6 +112,7 @@ class Options:
     agents: list[Any] = field(default_factory=lambda: ["ac", "iql", "diffusion_ql", "ac_ding_jin"])
     seeds: Any = None
     jobs: int = 1
+    at_once: bool = False
     train: list[str] = field(default_factory=list)
     out: str = str(HERE / "results")
     runs: str = str(HERE / "results" / "runs")
@@ -118,12 +122,30 @@ class Options:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its place in the table, its directory, and the command that makes it."""
+    """One run: its rows' places in the table, its directory, and the command that makes it."""
 
-    key: Key
+    keys: list[Key]  # several where their seeds train at once
     directory: Path
     command: list[str]
     resumes: bool
+
+    @property
+    def names(self) -> str:
+        """Of set, agent and seeds."""
+        return f"{self.keys[0].set} {self.keys[0].agent} {','.join(str(k.seed) for k in self.keys)}"
+
+    def rows(self, seconds: float, where: str) -> list[Row]:
+        """What it came to; each of several seeds has its part of the seconds."""
+        several = len(self.keys) > 1
+        wall = None if self.resumes else seconds / len(self.keys)
+        if several:
+            where += f", {len(self.keys)} seeds at once"
+        return [
+            row_of(
+                key, self.directory / f"seed-{key.seed}" if several else self.directory, wall, where
+            )
+            for key in self.keys
+        ]
 
 
 def main(arguments: list[str]) -> int:
@@ -144,12 +166,13 @@ def main(arguments: list[str]) -> int:
 
     done = {row.key for row in read_rows(table)}
     wanted = [Key(s, agent, seed) for seed in seeds for s in sets for agent in agents]
+    missing = [key for key in wanted if key not in done]
     runs = [
-        plan(key, [*tasks[key.set], *agents[key.agent], *protocol.arguments()], options)
-        for key in wanted
-        if key not in done
+        plan(keys, [*tasks[keys[0].set], *agents[keys[0].agent], *protocol.arguments()], options)
+        for keys in grouped(missing, at_once=options.at_once)
     ]
-    print(f"{len(wanted)} rows wanted, {len(wanted) - len(runs)} there, {len(runs)} to run")
+    there = len(wanted) - len(missing)
+    print(f"{len(wanted)} rows wanted, {there} there, {len(runs)} runs to do")
     failed = run_all(runs, options.jobs, table, summarize)
     if read_rows(table):
         summarize()
@@ -184,25 +207,36 @@ def is_peer(agent: str) -> bool:
     return agent.startswith("d3rlpy_") or agent == "ding_jin_code"
 
 
-def plan(key: Key, overrides: list[str], options: Options) -> Run:
+def grouped(keys: list[Key], *, at_once: bool) -> list[list[Key]]:
+    """The rows of each run: one, or those of all seeds that are to train at once."""
+    runs: dict[Any, list[Key]] = {}
+    for key in keys:
+        together = at_once and not is_peer(key.agent)
+        runs.setdefault(key[:2] if together else key, []).append(key)
+    return list(runs.values())
+
+
+def plan(keys: list[Key], overrides: list[str], options: Options) -> Run:
     """The command of one run; where ours has begun, the one that goes on with it."""
-    directory = Path(options.runs) / options.protocol / f"{key.set}-{key.agent}-{key.seed}"
-    shared = [f"precision={PRECISION}", *overrides, f"seed={key.seed}", f"run_dir='{directory}'"]
+    (name, agent, _), seeds = keys[0], [key.seed for key in keys]
+    directory = Path(options.runs) / options.protocol / "-".join([name, agent, *map(str, seeds)])
+    seed = f"seed={seeds[0]}" if len(seeds) == 1 else f"seeds={seeds}".replace(" ", "")
+    shared = [f"precision={PRECISION}", *overrides, seed, f"run_dir='{directory}'"]
     shared += ["threads=1", "progress=false", *options.train]
-    if key.agent.startswith("d3rlpy_"):
+    if agent.startswith("d3rlpy_"):
         python = str(d3rlpy_python(Path(options.venv)))
-        algorithm = key.agent.removeprefix("d3rlpy_")
+        algorithm = agent.removeprefix("d3rlpy_")
         command = [python, str(PEERS / "d3rlpy_agent.py"), algorithm, *shared]
-    elif key.agent == "ding_jin_code":
+    elif agent == "ding_jin_code":
         command = [sys.executable, str(PEERS / "ding_jin_code.py"), str(options.ding_jin), *shared]
     else:
         train = [sys.executable, "-m", "cmpolicy.train"]
         if (directory / "config.yaml").exists():
-            return Run(key, directory, [*train, f"resume='{directory}'"], resumes=True)
-        eta = DIFFUSION_QL_ETA.get(key.set.partition("-")[0])
-        own = [f"agent.eta={eta}"] if key.agent == "diffusion_ql" and eta else []
+            return Run(keys, directory, [*train, f"resume='{directory}'"], resumes=True)
+        eta = DIFFUSION_QL_ETA.get(name.partition("-")[0])
+        own = [f"agent.eta={eta}"] if agent == "diffusion_ql" and eta else []
         command = [*train, *shared, *own]
-    return Run(key, directory, command, resumes=False)
+    return Run(keys, directory, command, resumes=False)
 
 
 def run_all(runs: list[Run], jobs: int, table: Path, summarize: Callable[[], None]) -> list[Run]:
@@ -220,10 +254,8 @@ def run_all(runs: list[Run], jobs: int, table: Path, summarize: Callable[[], Non
                 if seconds is None:
                     failed.append(run)
                 else:
-                    wall = None if run.resumes else seconds
                     where = f"{cpu_name()}, {os.cpu_count()} cores, {jobs} at a time"
-                    row = row_of(run.key, run.directory, wall, where)
-                    add_row(table, row)
+                    add_rows(table, run.rows(seconds, where))
                     summarize()
                 following = next(waiting, None)
                 if following is not None:
@@ -233,7 +265,7 @@ def run_all(runs: list[Run], jobs: int, table: Path, summarize: Callable[[], Non
 
 def execute(run: Run) -> float | None:
     """Seconds that the command took; None if it failed, whose last line is printed."""
-    print(" ".join(run.key.names), "goes on" if run.resumes else "begins", flush=True)
+    print(run.names, "goes on" if run.resumes else "begins", flush=True)
     if not run.resumes and run.directory.exists():
         shutil.rmtree(run.directory)  # a peer that was interrupted begins again
     log = run.directory.with_suffix(".log")
@@ -246,7 +278,7 @@ def execute(run: Run) -> float | None:
         )
     if done.returncode != 0:
         last = (log.read_text().strip().splitlines() or ["no output"])[-1]
-        print(f"{' '.join(run.key.names)} FAILED ({log}): {last}", file=sys.stderr, flush=True)
+        print(f"{run.names} FAILED ({log}): {last}", file=sys.stderr, flush=True)
         return None
     return time.perf_counter() - begin
 

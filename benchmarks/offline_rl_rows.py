@@ -22,10 +22,6 @@ class Key(NamedTuple):
     agent: str
     seed: int
 
-    @property
-    def names(self) -> tuple[str, str, str]:
-        return self.set, self.agent, str(self.seed)
-
 
 @dataclass
 class Row:
@@ -35,7 +31,8 @@ class Row:
         score: the protocol's: the mean of the last five evaluations during training.
         last, best: the two checkpoints, evaluated on fresh seeds, with standard errors.
         curve: step:score of every evaluation during training.
-        wall_seconds: of the whole command, evaluations included; NaN for a run in several parts.
+        wall_seconds: of the whole command, evaluations included, divided among the seeds that it
+            trained at once; NaN for a run in several parts.
     """
 
     set: str
@@ -96,10 +93,16 @@ def row_of(key: Key, run: Path, wall_seconds: float | None, machine: str) -> Row
         comparable=data["comparable"],
         transitions=data["transitions"],
         environment=found["environment"]["id"],
-        machine=f"{machine}; {found['device']}",
+        machine=f"{machine}; {device_of(found)}",
         versions=" ".join(f"{name}={number}" for name, number in versions.items()),
         date=found["date"],
     )
+
+
+def device_of(results: dict[str, Any]) -> str:
+    """``cpu``, or the name of the GPU."""
+    cpu = results["device"] == "cpu"
+    return "cpu" if cpu else str(results["machine"]).partition(",")[0]
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -116,10 +119,10 @@ def typed(row: dict[str, str]) -> Row:
     return Row(**{f.name: read[str(f.type)](row[f.name]) for f in fields(Row)})
 
 
-def add_row(path: Path, row: Row) -> None:
-    """One row more; two benchmarks may write to one file."""
+def add_rows(path: Path, rows: list[Row]) -> None:
+    """More rows; two benchmarks may write to one file."""
     with FileLock(path.with_suffix(".lock")):
-        write_rows(path, [*read_rows(path), row])
+        write_rows(path, [*read_rows(path), *rows])
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:

@@ -93,7 +93,7 @@ def test_rows_come_one_by_one_and_what_failed_is_missing(
     ]
     assert script.main(arguments) == 1
     said = capfd.readouterr()
-    assert "3 rows wanted, 0 there, 3 to run" in said.out
+    assert "3 rows wanted, 0 there, 3 runs to do" in said.out
     assert "broken 0 FAILED" in said.err
     assert "nonsense" in said.err
     table = tmp_path / "out" / "offline_rl_quick.csv"
@@ -116,7 +116,7 @@ def test_rows_come_one_by_one_and_what_failed_is_missing(
     again = [a for a in arguments if a != agents]
     assert script.main([*again, "agents=[bc,ding_jin_code]"]) == 0
     said = capfd.readouterr()
-    assert "2 rows wanted, 1 there, 1 to run" in said.out
+    assert "2 rows wanted, 1 there, 1 runs to do" in said.out
     assert "hopper-medium-expert bc 0 goes on" in said.out
     resumed = {r.agent: r for r in rows.read_rows(table)}["bc"]
     assert math.isnan(resumed.wall_seconds)  # two sittings
@@ -153,13 +153,13 @@ def test_commands_of_ours_and_theirs_say_the_same(load: Any, tmp_path: Path) -> 
     shared: dict[str, list[str]] = {}
     for agent in ("diffusion_ql", "d3rlpy_rebrac", "ding_jin_code"):
         label, overrides = script.agent_overrides(agent, given)
-        run = script.plan(rows.Key("pen-expert", label, 3), ["env=pen-expert", *overrides], given)
+        run = script.plan([rows.Key("pen-expert", label, 3)], ["env=pen-expert", *overrides], given)
         shared[agent] = [a for a in run.command if "run_dir" not in a and "agent" not in a]
         assert f"agent.name={agent}" in run.command
         assert {"seed=3", "threads=1", "a.b=1", "env=pen-expert"} <= set(run.command)
     assert (
         "agent.eta=0.15"
-        in script.plan(rows.Key("pen-expert", "diffusion_ql", 0), [], given).command
+        in script.plan([rows.Key("pen-expert", "diffusion_ql", 0)], [], given).command
     )
     assert shared["d3rlpy_rebrac"][0] == str(venv / "bin" / "python")
     assert "rebrac" in shared["d3rlpy_rebrac"]
@@ -167,6 +167,45 @@ def test_commands_of_ours_and_theirs_say_the_same(load: Any, tmp_path: Path) -> 
     assert shared["diffusion_ql"][:3] == [sys.executable, "-m", "cmpolicy.train"]
     label, overrides = script.agent_overrides({"strong": ["agent=ac", "agent.eta=1"]}, given)
     assert (label, overrides) == ("strong", ["agent=ac", "agent.eta=1", "agent.name=strong"])
+
+
+def test_seeds_at_once_are_one_run_of_ours(load: Any, tmp_path: Path) -> None:
+    script, rows = load("offline_rl"), load("offline_rl_rows")
+    keys = [
+        rows.Key(name, agent, seed)
+        for seed in (1, 2)
+        for name in ("hopper-medium", "pen-expert")
+        for agent in ("ac", "d3rlpy_iql")
+    ]
+    assert script.grouped(keys, at_once=False) == [[key] for key in keys]
+    together = script.grouped(keys, at_once=True)
+    assert [[tuple(key) for key in run] for run in together] == [
+        [("hopper-medium", "ac", 1), ("hopper-medium", "ac", 2)],
+        [("hopper-medium", "d3rlpy_iql", 1)],
+        [("pen-expert", "ac", 1), ("pen-expert", "ac", 2)],
+        [("pen-expert", "d3rlpy_iql", 1)],
+        [("hopper-medium", "d3rlpy_iql", 2)],
+        [("pen-expert", "d3rlpy_iql", 2)],
+    ]
+    run = script.plan(together[0], [], options(load, f"runs={tmp_path}"))
+    assert "seeds=[1,2]" in run.command
+    assert run.directory == tmp_path / "short" / "hopper-medium-ac-1-2"
+
+
+@pytest.mark.slow
+def test_seeds_at_once_are_a_row_each(folder: Path, tmp_path: Path, load: Any) -> None:
+    script, rows = load("offline_rl"), load("offline_rl_rows")
+    arguments = ["protocol=quick", "sets=[hopper-medium]", "agents=[bc]", "seeds=[3,1]"]
+    places = [f"data={folder}", f"out={tmp_path / 'out'}", f"runs={tmp_path / 'runs'}"]
+    assert script.main([*arguments, *places, "at_once=true"]) == 0
+    table = tmp_path / "out" / "offline_rl_quick.csv"
+    three, one = rows.read_rows(table)
+    assert (three.seed, one.seed) == (3, 1)
+    assert three.curve != one.curve
+    assert three.wall_seconds == one.wall_seconds > 0
+    assert "2 seeds at once" in one.machine
+    own = json.loads((tmp_path / "runs/quick/hopper-medium-bc-3-1/seed-1/results.json").read_text())
+    assert one.last == own["last"]["normalized_score"]
 
 
 @pytest.mark.parametrize(
@@ -263,6 +302,7 @@ def test_the_score_is_the_mean_of_the_last_five_evaluations(tmp_path: Path, load
     (tmp_path / "results.json").write_text(json.dumps(results))
     key = rows.Key("hopper-medium", "ac", 1)
     found = rows.row_of(key, tmp_path, 100.04, "machine")
+    assert found.machine == "machine; cpu"
     assert found.score == pytest.approx((10 + 20 + 30 + 40 + 55) / 5)
     assert (found.last, found.best, found.best_step, found.updates) == (50.0, 80.0, 10, 60)
     assert found.versions == "torch=2 d3rlpy=2.8.1"
@@ -274,6 +314,10 @@ def test_the_score_is_the_mean_of_the_last_five_evaluations(tmp_path: Path, load
     assert first == found
     assert math.isnan(second.wall_seconds)
     assert rows.read_rows(tmp_path / "nothing.csv") == []
+
+    on_gpu = {**results, "device": "cuda", "machine": "NVIDIA H200, Xeon, 1 thread"}
+    (tmp_path / "results.json").write_text(json.dumps(on_gpu))
+    assert rows.row_of(key, tmp_path, 1.0, "Xeon").machine == "Xeon; NVIDIA H200"
 
     (tmp_path / "results.json").write_text(json.dumps({**results, "finished": False}))
     with pytest.raises(RuntimeError, match="did not reach its end"):
