@@ -21,6 +21,7 @@ CHANGEABLE = (
     "steps",
     "online.steps",
     "agent.eta",  # an environment bears a stronger guidance than data does
+    "agent.return_temperature",  # and its episodes differ by less
     "eval.every",
     "eval.episodes",
     "eval.final_episodes",
