@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cmpolicy.agents import AGENTS, AgentConfig, Spaces
+from cmpolicy.agents.ac import ACConfig
 from cmpolicy.config import CONFIG_PATH, EvaluateConfig, RLConfig, register_schemas
 from cmpolicy.datasets import REWARDS
 from cmpolicy.image_config import ImageConfig, SampleConfig
@@ -87,6 +88,17 @@ def test_the_published_settings_come_from_the_task() -> None:
         assert config.agent.learning_rate == published["lr"]
         assert config.agent.max_q_backup == published["max_q_backup"]
         assert config.agent.policy.steps == published["sampling_steps"]
+
+
+def test_a_suite_has_one_number_of_the_default_agent_for_itself() -> None:
+    usual = compose("env=hopper-medium").agent
+    assert usual.eta == ACConfig().eta == 0.001
+    for task in NAMES["env"]:
+        adroit = task.startswith(("pen", "door", "hammer", "relocate"))
+        expected = dataclasses.replace(usual, eta=0.01) if adroit else usual
+        assert compose(f"env={task}").agent == expected
+    assert compose("env=pen-human", "agent.eta=0.3").agent.eta == 0.3
+    assert compose("agent=ac", "env=custom", "env.eta=0.02").agent.eta == 0.02
 
 
 def test_overrides_arrive_with_their_types() -> None:
