@@ -96,15 +96,21 @@ class OnlineConfig:
     Attributes:
         steps: of the environment, after the `steps` updates on the data alone, which may be 0.
         updates_per_step: updates after each of them.
+        return_temperature: in place of the agent's from then on, where that is not 0: an agent's
+            own episodes differ by less than those in the data.
     """
 
     steps: int = 0
     updates_per_step: int = 1
+    return_temperature: float = 0.02
 
     def __post_init__(self) -> None:
         check_positive(self, "updates_per_step")
-        if self.steps < 0:
-            raise ValueError(f"online.steps must be at least 0, got {self.steps}")
+        if self.steps < 0 or self.return_temperature <= 0:
+            raise ValueError(
+                "need online.steps ≥ 0 and online.return_temperature > 0, got "
+                f"{self.steps} and {self.return_temperature}"
+            )
 
 
 @dataclass

@@ -20,8 +20,8 @@ AnyConfig = RLConfig | ToyConfig | ImageConfig
 CHANGEABLE = (
     "steps",
     "online.steps",
+    "online.return_temperature",
     "agent.eta",  # an environment bears a stronger guidance than data does
-    "agent.return_temperature",  # and its episodes differ by less
     "eval.every",
     "eval.episodes",
     "eval.final_episodes",

@@ -63,12 +63,12 @@ def test_what_may_change_changes_and_the_rest_stays(stored: Path) -> None:
         "device=cpu",
         "log_every=3",
         "agent.eta=0.9",
-        "agent.return_temperature=0.02",
+        "online.return_temperature=0.5",
     ]
     config = resumed_config(stored, [f"resume={stored}", *changes])
     assert (config.steps, config.eval.every, config.threads, config.log_every) == (50, 7, 2, 3)
     assert config.agent.eta == 0.9  # type: ignore[attr-defined]
-    assert config.agent.return_temperature == 0.02  # type: ignore[attr-defined]
+    assert config.online.return_temperature == 0.5  # type: ignore[union-attr]
     assert resumed_config(stored, []).agent.eta == 0.7  # type: ignore[union-attr]
     assert config.env.name == "hopper-medium"
     assert "steps: 6\n" in (stored / "config.yaml").read_text()

@@ -37,6 +37,12 @@ class ReturnWeights:
         """Logarithms of the weights of episodes, which may be better than any in the data."""
         return (returns - self.best) / max(self.best - self.worst, 1e-12) / self.temperature
 
+    def at(self, temperature: float) -> ReturnWeights:
+        """Those of the same returns at another temperature."""
+        own = self.shares.diff(prepend=self.shares.new_zeros(1))
+        exponents = own.log() * (self.temperature / temperature)
+        return replace(self, temperature=temperature, shares=shares_of(exponents))
+
     def to(self, device: torch.device | str) -> ReturnWeights:
         """The same weights on `device`."""
         return replace(self, shares=self.shares.to(device))

@@ -266,6 +266,11 @@ class TransitionDataset:
         weights = ReturnWeights.of(self.episode_returns(), self.episode_ends, temperature)
         return TransitionDataset(self.transitions, self.episode_ends, self.info, weights)
 
+    def at_return_temperature(self, temperature: float) -> TransitionDataset:
+        """The same with weights of another temperature; as it is, where it has none."""
+        weights = self.weights and self.weights.at(temperature)
+        return TransitionDataset(self.transitions, self.episode_ends, self.info, weights)
+
 
 def check_fits(
     dataset: TransitionDataset, observation_space: Space[Any], action_space: Space[Any]

@@ -55,12 +55,13 @@ class OnlineData:
                 f"online.steps={config.online.steps} with agent {config.agent.name}, which does "
                 "not learn from rewards; choose agent=ac, iql or diffusion_ql"
             )
-        self.learner, self.transform = learner, transform
+        self.learner, self.offline, self.transform = learner, offline, transform
         self.offline_updates = config.steps
         self.updates_per_step = config.online.updates_per_step
         self.first_seed = FIRST_SEED + config.seed * 2**24
+        beside = offline.at_return_temperature(config.online.return_temperature)
         self.buffer = ReplayBuffer(
-            offline, config.online.steps, learner.config.n_step, learner.config.discount
+            beside, config.online.steps, learner.config.n_step, learner.config.discount
         )
         self.env = environment.make()
         self.observation: npt.NDArray[np.float32] | None = None  # None between two episodes
@@ -77,7 +78,7 @@ class OnlineData:
         if online >= 0 and online % self.updates_per_step == 0:
             self.act()
         self.updates += 1
-        return self.buffer.sample(batch_size)
+        return (self.offline if online < 0 else self.buffer).sample(batch_size)
 
     def act(self) -> None:
         """One step of the environment, into the buffer."""

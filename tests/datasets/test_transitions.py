@@ -246,6 +246,20 @@ def test_good_episodes_are_imitated_more_often() -> None:
         torch.testing.assert_close(found, share, atol=4e-3, rtol=0)
 
 
+def test_another_temperature_gives_the_weights_it_would_have_given() -> None:
+    data = three_episodes()
+    again = data.weighted_by_return(0.5).at_return_temperature(0.05)
+    expected = data.weighted_by_return(0.05)
+    assert again.weights is not None
+    assert expected.weights is not None
+    torch.testing.assert_close(again.weights.shares, expected.weights.shares)
+    returns = torch.tensor([3.0, 40.0])
+    torch.testing.assert_close(
+        again.weights.exponents(returns), expected.weights.exponents(returns)
+    )
+    assert data.at_return_temperature(0.05).weights is None
+
+
 def test_a_batch_has_what_is_imitated_beside_the_rest() -> None:
     weighted = three_episodes().weighted_by_return(0.01)  # the first alone
     batch = weighted.sample(200)

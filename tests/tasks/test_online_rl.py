@@ -85,6 +85,25 @@ def test_the_environment_is_stepped_between_updates_after_the_offline_ones(
     assert sizes == [0] * 4 + [k for k in range(1, 6) for _ in range(updates_per_step)]
 
 
+def test_the_datas_best_episodes_count_for_more_once_the_environment_has_begun(
+    hopper: tuple[str, str],
+) -> None:
+    changes = ("agent.return_temperature=10", "online.return_temperature=1e-4")
+    _, data = task_of(*hopper, "steps=2", "online.steps=5", "agent.n_step=1", *changes)
+    recorded, episodes = data.offline, data.offline.episode_ends.cumsum(0)
+    best = recorded.episode_returns().argmax()
+
+    def imitated() -> set[int]:
+        rows = data.sample(400).imitated_observations[:200]  # the data's half, if there is another
+        found = (rows[:, None] == recorded.observations).all(2).int().argmax(1)
+        ends = recorded.episode_ends[found].long()
+        return set((episodes[found] - ends).tolist())
+
+    assert len(imitated()) == len(imitated()) == 5
+    assert imitated() == {int(best)}
+    assert data.buffer.size == 1
+
+
 def test_what_is_stored_is_what_the_environment_did(hopper: tuple[str, str]) -> None:
     task, data = task_of(*hopper, "steps=0", "online.steps=150", "agent.n_step=1")
     for _ in range(150):
@@ -154,7 +173,8 @@ def test_cloning_cannot_go_on_in_the_environment(hopper: tuple[str, str]) -> Non
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["online.steps=-1"], "online.steps must be at least 0"),
+        (["online.steps=-1"], "need online.steps ≥ 0 .* got -1 and 0.02"),
+        (["online.return_temperature=0"], "online.return_temperature > 0, got 0 and 0"),
         (["online.updates_per_step=0"], "updates_per_step must be at least 1"),
         (["steps=0"], "steps must be at least 1"),
     ],
