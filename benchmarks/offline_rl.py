@@ -162,7 +162,7 @@ def main(arguments: list[str]) -> int:
 
     def summarize() -> None:
         words = f"{options.protocol}: {protocol}"
-        report(table, list(sets), list(agents), len(seeds), words, own)
+        report(table, list(sets), list(agents), max(len(seeds), protocol.seeds), words, own)
 
     done = {row.key for row in read_rows(table)}
     wanted = [Key(s, agent, seed) for seed in seeds for s in sets for agent in agents]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +38,7 @@ def report(
 
     Args:
         sets, agents: what was asked for; others that have rows are added.
-        seeds: asked for; more where there are more. A cell of fewer says so.
+        seeds: asked for. A cell of fewer or of more says so.
         protocol: in words.
         averaged: the protocol's sets, which come first; an average is over those that are there,
             and over all where none is.
@@ -48,7 +47,6 @@ def report(
     there = dict.fromkeys([*sets, *(row.set for row in rows)])
     sets = [*(s for s in averaged if s in there), *(s for s in there if s not in averaged)]
     agents = list(dict.fromkeys([*agents, *(row.agent for row in rows)]))
-    seeds = max(seeds, *Counter((row.set, row.agent) for row in rows).values())
     shown = Shown(sets, len([s for s in sets if s in averaged]) or len(sets), agents, seeds)
     blocks = [
         *heading(rows, protocol, seeds),
@@ -68,8 +66,8 @@ def heading(rows: list[Row], protocol: str, seeds: int) -> list[str]:
     return [
         "# Offline RL",
         "",
-        f"Protocol {protocol}; {seeds} seed{'s' if seeds > 1 else ''}, ± the standard error over "
-        "them. Normalised with D4RL's reference returns"
+        f"Protocol {protocol}; {seeds} seed{'s' if seeds > 1 else ''} where a cell says no "
+        "other number, ± the standard error over them. Normalised with D4RL's reference returns"
         + ("." if comparable else "; not all data are D4RL's, whose scores compare in here alone."),
         f"The score is the mean of a run's last {LAST_EVALUATIONS} evaluations. Last and best "
         "checkpoint were evaluated again, on fresh episodes; the best is chosen by its "
@@ -110,7 +108,8 @@ def cell(values: list[float], seeds: int) -> str:
     """Mean ± standard error over seeds; what is not there is missing, never zero."""
     if not values:
         return MISSING
-    note = "" if len(values) >= seeds else f" ({len(values)} of {seeds} seeds)"
+    there = len(values)
+    note = f" ({there}{f' of {seeds}' if there < seeds else ''} seeds)" if there != seeds else ""
     mean, error = float(np.mean(values)), standard_error(values)
     return f"{mean:.1f}{'' if math.isnan(error) else f' ± {error:.1f}'}{note}"
 
@@ -156,11 +155,27 @@ def iqm_of(*samples: npt.NDArray[np.float64], axis: int = -1) -> Any:
 
 
 def wall_clock(rows: list[Row], sets: list[str], agents: list[str]) -> list[str]:
-    """Updates a second, and minutes of a whole run with its evaluations."""
-    lines = ["", "## Wall-clock: minutes a run, evaluations included (updates a second)", ""]
-    lines += header(["agent", *sets])
+    """Minutes of a whole run with its evaluations, and updates a second: a table a processor."""
+    lines = []
+    for processor in dict.fromkeys(map(processor_of, rows)):
+        title = f"Wall-clock on {processor}: minutes a seed, evaluations included"
+        lines += ["", f"## {title} (updates a second, each of all seeds at once)", ""]
+        lines += wall_clock_on([r for r in rows if processor_of(r) == processor], sets, agents)
+    return lines
+
+
+def processor_of(row: Row) -> str:
+    """The GPU's name, or the CPU's without its generation."""
+    machine, _, device = row.machine.rpartition("; ")
+    return machine.partition(",")[0].partition(" (family")[0] if device == "cpu" else device
+
+
+def wall_clock_on(rows: list[Row], sets: list[str], agents: list[str]) -> list[str]:
+    lines = header(["agent", *sets])
     for agent in agents:
         cells = []
+        if agent not in {r.agent for r in rows}:
+            continue
         for name in sets:
             mine = [r for r in rows if (r.set, r.agent) == (name, agent)]
             walls = [r.wall_seconds for r in mine if not math.isnan(r.wall_seconds)]
