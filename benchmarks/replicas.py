@@ -1,8 +1,10 @@
 """Updates of several seeds at once against one seed after another: results/replicas.md, .json;
-with accelerate=compile both compiled, results/replicas_compiled.md, .json.
+with accelerate=compile both compiled, results/replicas_compiled.md, .json;
+on a GPU captured or both, results/replicas_graph.md and results/replicas_compiled_graph.md.
 
     python benchmarks/replicas.py [agents=[ac,bc]] [seeds=[1,2,5,10]] [rounds=7] [updates=3]
         [hidden=32] [device=cpu] [accelerate=compile]
+    python benchmarks/replicas.py device=cuda accelerate=compiled_graph updates=200
 
 Hopper's shapes, batches of 256, one CPU thread. In each round one seed alone and each stack take
 their turn; the gain of N seeds is the median over rounds of N × (time of one update alone)/(time of
@@ -16,8 +18,6 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.tasks.offline_rl import build_agent
 from cmpolicy.tasks.offline_rl_seeds import StackedBatches
 from cmpolicy.training.acceleration import accelerated
+from cmpolicy.training.loop import Advance
 from cmpolicy.training.machine import machine_name
 from cmpolicy.training.precision import use_fast_float32_products
 
@@ -41,6 +42,10 @@ DEFAULTS: dict[str, Any] = {
     "agents": ["ac", "bc", "iql", "diffusion_ql", "ac_ding_jin"], "seeds": [1, 2, 5, 10],
     "rounds": 7, "updates": 3, "hidden": None, "device": "cpu", "accelerate": "off",
     "out": str(Path(__file__).resolve().parent / "results"),
+}  # fmt: skip
+WORDS = {
+    "off": "", "compile": "compiled", "graph": "as CUDA graphs",
+    "compiled_graph": "compiled as CUDA graphs",
 }  # fmt: skip
 SPACES = Spaces(11, [-1.0] * 3, [1.0] * 3)
 
@@ -63,14 +68,14 @@ def measure(
     alone = build_agent(config, SPACES).to(device)
     prepared = alone.prepare(data)
     how = (config.batch_size, options["accelerate"], "fp32")
-    turns: dict[int, Callable[[], object]] = {0: partial(accelerated(alone, prepared, *how), 1)}
+    turns: dict[int, Advance] = {0: accelerated(alone, prepared, *how)}
     for count in counts:
         stack, batches = stack_of(config, count, prepared, device)
-        turns[count] = partial(accelerated(stack, batches, *how), 1)
+        turns[count] = accelerated(stack, batches, *how)
     times: dict[int, list[float]] = {count: [] for count in turns}
     for round_ in range(options["rounds"] + 1):
-        for count, update in turns.items():
-            seconds = seconds_of(update, options["updates"], device)
+        for count, advance in turns.items():
+            seconds = seconds_of(advance, options["updates"], device)
             if round_:  # the first one warms up
                 times[count].append(seconds)
     gains = {
@@ -93,12 +98,12 @@ def stack_of(
     return AgentStack(agents, generators), StackedBatches(data, generators)
 
 
-def seconds_of(update: Callable[[], object], updates: int, device: torch.device) -> float:
+def seconds_of(advance: Advance, updates: int, device: torch.device) -> float:
     """Of one update."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    begin = clock()
-    for _ in range(updates):
-        update()
+    begin, left = clock(), updates
+    while left:
+        left -= advance(left)[0]
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return (clock() - begin) / updates
@@ -131,10 +136,10 @@ def write(rows: list[dict[str, Any]], options: dict[str, Any], device: torch.dev
     """The table, and its numbers."""
     counts, rounds, out = options["seeds"], options["rounds"], Path(options["out"])
     what = machine_name(device)
-    compiled = options["accelerate"] == "compile"
-    too = ", compiled too" if compiled else ""
+    how = WORDS[options["accelerate"]]
+    too = f", {how} too" if how else ""
     lines = [
-        f"# Several seeds at once{', compiled' * compiled}",
+        f"# Several seeds at once{f', {how}' if how else ''}",
         "",
         f"`python {' '.join(['benchmarks/replicas.py', *sys.argv[1:]])}` on {what}, torch "
         f"{torch.__version__}: updates/s summed over seeds, as a multiple of those "
@@ -148,7 +153,7 @@ def write(rows: list[dict[str, Any]], options: dict[str, Any], device: torch.dev
         gains = " | ".join(f"{row['gain'][count]:.2f}" for count in counts)
         lines.append(f"| `{row['agent']}` | {row['alone_ms']:.1f} | {gains} |")
     out.mkdir(parents=True, exist_ok=True)
-    stem = "replicas_compiled" if compiled else "replicas"
+    stem = "_".join(["replicas", *how.replace("as CUDA graphs", "graph").split()])
     (out / f"{stem}.md").write_text("\n".join(lines) + "\n")
     (out / f"{stem}.json").write_text(json.dumps(rows, indent=1) + "\n")
     print("\n".join(lines[4:]))
