@@ -70,13 +70,15 @@ def main(name: str, runs: list[str]) -> None:
     for result in results:
         row = row_of(result)
         lines.append("| " + " | ".join(row[c] for c in COLUMNS) + " |")
-    first = results[0]
-    versions = ", ".join(f"{k} {v}" for k, v in first["versions"].items())
+    machines = dict.fromkeys(f"{r['machine']}, {r['device']}" for r in results)
+    versions = dict.fromkeys(f"{k} {v}" for r in results for k, v in r["versions"].items())
+    dates = sorted(r["date"][:10] for r in results)
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     lines += [
         "",
         "Scores are normalised with D4RL's reference returns, ± standard error over episodes.",
-        f"Written by `benchmarks/score_table.py` on {first['date'][:10]}; {first['machine']}, "
-        f"{first['device']}; {versions}.",
+        f"Written by `benchmarks/score_table.py` from runs of {when}; "
+        f"{'; '.join(machines)}; {', '.join(versions)}.",
     ]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")

@@ -74,3 +74,21 @@ def test_a_stopped_run_is_not_a_zero(tmp_path: Path, table: ModuleType) -> None:
     text = (tmp_path / "results" / "name.md").read_text()
     assert "stopped; at step 40: 18.2 ± 2.0 (20 episodes) | missing" in text
     assert "| missing | missing |" in text
+
+
+def test_it_names_every_machine_and_version(tmp_path: Path, table: ModuleType) -> None:
+    gpu = {"machine": "H200", "device": "cuda", "versions": {"torch": "2.11.0"}}
+    runs = [
+        write_run(tmp_path / "a"),
+        write_run(tmp_path / "b", **gpu, date="2026-11-22T08:00:00+00:00"),
+        write_run(tmp_path / "c", date="2026-11-21T08:00:00+00:00"),
+    ]
+    table.main("name", runs)
+    assert (
+        (tmp_path / "results" / "name.md")
+        .read_text()
+        .endswith(
+            "from runs of 2026-11-20 to 2026-11-22; x86_64, cpu; H200, cuda; torch 2.13.0, torch "
+            "2.11.0.\n"
+        )
+    )
