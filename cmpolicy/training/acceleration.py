@@ -42,10 +42,8 @@ def resolve_acceleration(
     able, graph = isinstance(learner, Compilable), name in ("graph", "compiled_graph")
     if name == "auto":
         worth = able and updates >= WORTH_COMPILING
-        if device.type != "cuda":
+        if device.type != "cuda" or growing or not able:
             return "compile" if worth else "off"
-        if not able or growing:
-            return "off"
         return "compiled_graph" if worth else "graph"
     if name != "off" and not able:
         raise InputError(f"accelerate={name} is for agents; give accelerate=off")

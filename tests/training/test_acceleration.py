@@ -244,6 +244,7 @@ def test_auto() -> None:
     assert resolve_acceleration("auto", agent, gpu, WORTH_COMPILING - 1) == "graph"
     assert resolve_acceleration("auto", agent, gpu, WORTH_COMPILING) == "compiled_graph"
     assert resolve_acceleration("auto", agent, gpu, 1, growing=True) == "off"
+    assert resolve_acceleration("auto", agent, gpu, WORTH_COMPILING, growing=True) == "compile"
     assert resolve_acceleration("auto", other, gpu, WORTH_COMPILING) == "off"
     assert resolve_acceleration("off", other, gpu, 1) == "off"
     assert resolve_acceleration("compile", agent, CPU, 1) == "compile"
