@@ -68,14 +68,15 @@ def load_policy(config: ExportConfig) -> tuple[ConsistencyPolicy, int, dict[str,
     directory = RunDirectory.existing(path)
     spaces = read_record(directory).spaces
     agent, step = load_agent(directory, spaces, config.checkpoint, torch.device("cpu"))
-    if agent.candidates > 1:
-        log.warning(
-            "agent %s takes one of %d actions by its critic; the exported policy draws one.",
-            agent.config.name,
-            agent.candidates,
-        )
     sampled = config.noise is not None or agent.candidates > 1
     mode_of = config.mode_of or (1 if sampled else agent.config.mode_of)
+    if agent.candidates > 1:
+        log.warning(
+            "agent %s takes one of %d actions by its critic; the exported policy %s.",
+            agent.config.name,
+            agent.candidates,
+            "draws one" if mode_of == 1 else f"takes the mode of {mode_of}",
+        )
     about = {"agent": agent.config.name, "checkpoint": config.checkpoint, "updates": step}
     return agent.average_policy, mode_of, about
 

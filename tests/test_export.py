@@ -33,12 +33,15 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("finished")
+    return trained(tmp_path_factory.mktemp("finished") / "run")
+
+
+def trained(path: Path, *overrides: str) -> Path:
     register_schemas()
     with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
-        config = hydra.compose("rl", [*TINY, f"run_dir={place / 'run'}"])
+        config = hydra.compose("rl", [*TINY, f"run_dir={path}", *overrides])
     train(OmegaConf.to_object(config), [])  # type: ignore[arg-type]
-    return place / "run"
+    return path
 
 
 @pytest.fixture
@@ -137,6 +140,23 @@ def test_it_is_the_averaged_policy_of_the_checkpoint(run: Path) -> None:
     )
     np.testing.assert_allclose(last, expected, rtol=0, atol=1e-5)
     assert abs(best - expected).max() > 1e-3
+
+
+def test_what_stands_for_a_choice_among_candidates_is_said(tmp_path: Path, caplog: Any) -> None:
+    critic = (
+        "agent=ac",
+        "agent.critic_hidden=[8]",
+        "agent.candidates=4",
+        "agent.policy.hidden=[8]",
+    )
+    run = trained(tmp_path / "run", *critic)
+    for mode_of, said in ((None, "draws one"), (8, "takes the mode of 8")):
+        caplog.clear()
+        assert door.load_policy(ExportConfig(run=str(run), mode_of=mode_of))[1] == (mode_of or 1)
+        [record] = caplog.records
+        assert record.message == (
+            f"agent ac takes one of 4 actions by its critic; the exported policy {said}."
+        )
 
 
 def test_a_policy_without_a_run(run: Path, tmp_path: Path) -> None:
