@@ -37,7 +37,8 @@ def report(
     """OUT/NAME.md and OUT/NAME.png from OUT/NAME.csv.
 
     Args:
-        sets, agents: what was asked for; others that have rows are added.
+        sets, agents: what was asked for; others that have rows are added. The agent with the best
+            scores comes first.
         seeds: asked for. A cell of fewer or of more says so.
         protocol: in words.
         averaged: the protocol's sets, which come first; an average is over those that are there,
@@ -47,6 +48,7 @@ def report(
     there = dict.fromkeys([*sets, *(row.set for row in rows)])
     sets = [*(s for s in averaged if s in there), *(s for s in there if s not in averaged)]
     agents = list(dict.fromkeys([*agents, *(row.agent for row in rows)]))
+    agents.sort(key=lambda agent: -mean_score(rows, agent, averaged))
     shown = Shown(sets, len([s for s in sets if s in averaged]) or len(sets), agents, seeds)
     blocks = [
         *heading(rows, protocol, seeds),
@@ -58,6 +60,12 @@ def report(
     ]
     table.with_suffix(".md").write_text("\n".join(blocks) + "\n")
     draw(table.with_suffix(".png"), rows, sets, agents)
+
+
+def mean_score(rows: list[Row], agent: str, sets: Sequence[str]) -> float:
+    """Over those of the sets that it has rows of; −∞ where it has none."""
+    found = [[r.score for r in rows if (r.set, r.agent) == (s, agent)] for s in sets]
+    return float(np.mean([np.mean(scores) for scores in found if scores] or [-math.inf]))
 
 
 def heading(rows: list[Row], protocol: str, seeds: int) -> list[str]:
@@ -211,7 +219,7 @@ def draw(path: Path, rows: list[Row], sets: list[str], agents: list[str]) -> Non
     height = math.ceil(len(sets) / columns)
     figure = Figure(figsize=(4.2 * columns, 3.1 * height + 0.5), layout="constrained")
     panels = figure.subplots(height, columns, squeeze=False).flat
-    for axes, name in zip(panels, sets, strict=False):
+    for name, axes in zip(sets, panels, strict=False):  # this way round no panel is lost
         for number, agent in enumerate(agents):
             curves = [r.points() for r in rows if (r.set, r.agent) == (name, agent)]
             draw_curve(axes, curves, f"C{number % 10}", agent)

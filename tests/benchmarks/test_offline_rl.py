@@ -378,6 +378,27 @@ def test_last_and_best_stand_apart_and_nothing_missing_is_a_zero(tmp_path: Path,
     Image.open(path.with_suffix(".png")).verify()
 
 
+def test_the_best_agent_comes_first_and_panels_without_a_set_are_empty(
+    tmp_path: Path, load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, table = load("offline_rl_rows"), load("offline_rl_table")
+    path = tmp_path / "t.csv"
+    scores = {"iql": 20.0, "ac": 60.0, "bc": 40.0}
+    rows.write_rows(
+        path, [row(rows, s, agent, 0, x) for agent, x in scores.items() for s in "abcd"]
+    )
+    figures: list[Any] = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda self, *_, **__: figures.append(self)
+    )
+    table.report(path, ["a"], ["none", "iql"], 1, "short", list("abcd"))
+    found = tables(path.with_suffix(".md").read_text())["Score of the protocol"]
+    assert list(found) == ["agent", "data's mean", "ac", "bc", "iql", "none"]
+    [figure] = figures
+    assert [axes.axison for axes in figure.axes] == [True] * 4 + [False] * 2
+    assert [axes.get_title() for axes in figure.axes[:4]] == list("abcd")
+
+
 def test_sets_of_another_protocol_stand_behind_an_average_without_them(
     tmp_path: Path, load: Any
 ) -> None:
