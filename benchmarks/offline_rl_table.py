@@ -180,10 +180,9 @@ def processor_of(row: Row) -> str:
 
 def wall_clock_on(rows: list[Row], sets: list[str], agents: list[str]) -> list[str]:
     lines = header(["agent", *sets])
-    for agent in agents:
+    there = {r.agent for r in rows}
+    for agent in (a for a in agents if a in there):
         cells = []
-        if agent not in {r.agent for r in rows}:
-            continue
         for name in sets:
             mine = [r for r in rows if (r.set, r.agent) == (name, agent)]
             walls = [r.wall_seconds for r in mine if not math.isnan(r.wall_seconds)]
