@@ -4,20 +4,9 @@
     python benchmarks/multimodality.py data=FILE quick=true      seconds, to see that it works
 
 FILE has D4RL's layout and comes from several behaviours. `agent=bc` and two Gaussian actors, the
-same network, updates and average, learn half of its episodes. The other half is what they are
-measured on: around a state, the `NEIGHBOURS` nearest observations of other episodes are halved by
-rank. Every policy is asked for one action at each observation of the one half, and its actions are
-held against those recorded in the other. The floor is what was recorded in the one half: what a
-perfect policy would get.
-
-recall      share of the recorded actions with a sample within `RADIUS`
-precision   share of the samples with a recorded action within `RADIUS`
-energy      2 E|X − Y| − E|X − X'| − E|Y − Y'|, 0 between equal distributions (Székely & Rizzo 2013)
-both modes  at states of two modes: how often each of them has at least half of its share of the
-            samples within `RADIUS`
-
-A state has two modes where a cut across the principal axis of all its neighbours' actions takes
-`EXPLAINED` of their variance away, and leaves `MINOR` of them on either side.
+same network, updates and average, learn half of its episodes; the other half is what they are
+measured on, as `multimodality_measure.py` says. The floor is what was recorded where policies are
+asked: what a perfect policy would get.
 """
 
 from __future__ import annotations
@@ -28,14 +17,24 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from command_line import given_options
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from multimodality_figure import DATA, draw
+from multimodality_measure import (
+    EXPLAINED,
+    MEASURES,
+    NEIGHBOURS,
+    RADIUS,
+    Array,
+    Places,
+    at_bounds,
+    examples,
+    measure,
+    neighbourhoods,
+)
 from torch import Tensor, nn
 
 from cmpolicy.agents import AGENTS, Spaces
@@ -44,7 +43,6 @@ from cmpolicy.datasets.resolve import resolve_dataset
 from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.training.machine import machine_name
 
-Array = NDArray[Any]
 Sample = Callable[[Array], Array]  # (N, obs_dim) → (N, action_dim)
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("cmpolicy", "torch", "numpy", "scipy")
@@ -53,39 +51,6 @@ DEFAULTS: dict[str, Any] = {
     "out": str(HERE / "results"),
 }  # fmt: skip
 QUICK = {"updates": 30, "seeds": 1, "states": 200}
-NEIGHBOURS, RADIUS = 64, 0.25
-EXPLAINED, MINOR, SPREAD = 0.7, 0.15, 0.5
-DATA = "the data itself"
-NAMES = {
-    DATA: "0.35",
-    "consistency, 1 step": "C0",
-    "consistency, 2 steps": "C9",
-    "Gaussian": "C1",
-    "Gaussian through tanh": "C3",
-}
-MEASURES = ("recall", "precision", "energy", "both modes")
-
-
-class Places(NamedTuple):
-    """Held-out states and what was recorded around them.
-
-    Attributes:
-        asked: (S, k, obs_dim) observations at which policies are asked for actions.
-        floor: (S, k, action_dim) actions recorded there.
-        recorded: (S, k, action_dim) actions of the other neighbours, to compare with.
-        first_mode: (S, k) bool, which of these are on one side of the cut.
-        two_modes: (S,) bool.
-        clarity: (S,) share of the variance that the cut takes away.
-        distance: (S,) of the farthest neighbour, in standard deviations of observations.
-    """
-
-    asked: Array
-    floor: Array
-    recorded: Array
-    first_mode: Array
-    two_modes: Array
-    clarity: Array
-    distance: Array
 
 
 class GaussianActor(nn.Module):
@@ -160,9 +125,6 @@ def main(arguments: list[str]) -> None:
     print(markdown(result))
 
 
-# The data -------------------------------------------------------------------------------------
-
-
 def halves(dataset: TransitionDataset, rng: np.random.Generator) -> tuple[TransitionDataset, Array]:
     """Half of the episodes to learn, and the numbers of the other half's transitions."""
     ends = dataset.episode_ends.numpy()
@@ -170,65 +132,8 @@ def halves(dataset: TransitionDataset, rng: np.random.Generator) -> tuple[Transi
     learnt = np.isin(episode, rng.permutation(ends.sum())[: ends.sum() // 2])
     index = torch.from_numpy(np.flatnonzero(learnt))
     part = type(dataset.transitions)(*(column[index] for column in dataset.transitions))
-    return TransitionDataset(part, dataset.episode_ends[index], dataset.info), np.flatnonzero(
-        ~learnt
-    )
-
-
-def neighbourhoods(
-    dataset: TransitionDataset, held_out: Array, states: int, rng: np.random.Generator
-) -> Places:
-    """`states` held-out states drawn at random, with their neighbours of other episodes."""
-    observations = dataset.observations.numpy()
-    actions = dataset.actions.numpy()
-    episode = np.cumsum(np.append(False, dataset.episode_ends.numpy()[:-1]))
-    z = (observations / dataset.observation_std.numpy())[held_out]
-    tree = cKDTree(z)
-    near, far = [], []
-    for i in rng.choice(len(held_out), min(states, len(held_out)), replace=False):
-        distance, found = tree.query(z[i], k=min(6 * NEIGHBOURS, len(held_out)))
-        other = episode[held_out[found]] != episode[held_out[i]]
-        if other.sum() >= NEIGHBOURS:  # a long stay in one place has its own episode around it
-            near.append(held_out[found[other][:NEIGHBOURS]])
-            far.append(distance[other][NEIGHBOURS - 1])
-    index = np.stack(near)
-    around = actions[index]
-    cut = [best_cut(a) for a in around]
-    first = np.stack([side for side, _ in cut])
-    clarity = np.array([explained for _, explained in cut])
-    minor = np.minimum(first.mean(1), 1 - first.mean(1))
-    spread = np.sqrt(around.var(1).sum(1))
-    return Places(
-        observations[index[:, ::2]],
-        around[:, ::2],
-        around[:, 1::2],
-        first[:, 1::2],
-        (clarity >= EXPLAINED) & (minor >= MINOR) & (spread >= SPREAD),
-        clarity,
-        np.array(far),
-    )
-
-
-def best_cut(actions: Array) -> tuple[Array, float]:
-    """The cut across the principal axis that takes most variance away: (one side, share of it)."""
-    centred = actions - actions.mean(0)
-    along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
-    order = np.argsort(along)
-    below = np.arange(1, len(actions))
-    sums = np.cumsum(centred[order], 0)[:-1]
-    between = np.square(sums).sum(1) * (1 / below + 1 / (len(actions) - below))
-    side = np.zeros(len(actions), dtype=bool)
-    side[order[: between.argmax() + 1]] = True
-    return side, float(between.max() / max(np.square(centred).sum(), 1e-9))
-
-
-def at_bounds(places: Places) -> float:
-    """Share of the entries of recorded actions that are at ±1, where there are two modes."""
-    recorded = np.concatenate((places.floor, places.recorded), axis=1)[places.two_modes]
-    return float((np.abs(recorded) > 0.95).mean())
-
-
-# The policies ---------------------------------------------------------------------------------
+    train = TransitionDataset(part, dataset.episode_ends[index], dataset.info)
+    return train, np.flatnonzero(~learnt)
 
 
 def trained(train: TransitionDataset, updates: int, seed: int) -> dict[str, Sample]:
@@ -266,40 +171,6 @@ def asked(policy: Sample, observations: Array) -> Array:
     return flat.reshape(*observations.shape[:2], -1)
 
 
-# The measure ----------------------------------------------------------------------------------
-
-
-def measure(samples: Array, places: Places) -> dict[str, dict[str, float]]:
-    """Every measure, over all states and over those of two modes."""
-    recorded = places.recorded
-    apart = distances(samples, recorded)  # (S, samples, recorded)
-    near = apart <= RADIUS
-    share = places.first_mode.mean(1)
-    nearest = np.take_along_axis(places.first_mode, apart.argmin(2), 1)  # the mode of a sample
-    counted = near.any(2)
-    first, second = (nearest & counted).mean(1), (~nearest & counted).mean(1)
-    k = recorded.shape[1]
-    within = [distances(x, x).sum((1, 2)) / (k * (k - 1)) for x in (samples, recorded)]
-    by_state = {
-        "recall": near.any(1).mean(1),
-        "precision": counted.mean(1),
-        "energy": 2 * apart.mean((1, 2)) - within[0] - within[1],
-        "both modes": (first >= share / 2) & (second >= (1 - share) / 2),
-    }
-    two = places.two_modes
-    return {
-        "all": {key: float(v.mean()) for key, v in by_state.items() if key != "both modes"},
-        "two modes": {
-            key: float(v[two].mean()) if two.any() else 0.0 for key, v in by_state.items()
-        },
-    }
-
-
-def distances(x: Array, y: Array) -> Array:
-    """Euclidean, state by state: (S, n, d), (S, m, d) → (S, n, m)."""
-    return np.linalg.norm(x[:, :, None] - y[:, None], axis=-1)
-
-
 def row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean over seeds, and the half of the range between them."""
     cells: dict[str, Any] = {"name": name}
@@ -308,9 +179,6 @@ def row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
             values = [run[name][where][key] for run in runs]
             cells[f"{where}: {key}"] = [float(np.mean(values)), float(np.ptp(values) / 2)]
     return cells
-
-
-# What a reader sees ---------------------------------------------------------------------------
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -366,63 +234,6 @@ def panel(places: Places, policies: dict[str, Sample], state: int) -> dict[str, 
     recorded = np.concatenate((places.floor[state], places.recorded[state]))
     observations = np.repeat(places.asked[state], 4, axis=0)
     return {DATA: recorded} | {name: policy(observations) for name, policy in policies.items()}
-
-
-def draw(path: Path, panels: list[dict[str, Array]], result: dict[str, Any]) -> None:
-    """States in the two actions that vary most, and below them every measure."""
-    columns = [DATA, "consistency, 1 step", "Gaussian", "Gaussian through tanh"]
-    figure = Figure(figsize=(11, 3 * len(panels) + 2.6), layout="constrained")
-    grid = figure.add_gridspec(len(panels) + 1, 4, height_ratios=[3] * len(panels) + [2])
-    for i, actions in enumerate(panels):
-        recorded = actions[DATA]
-        x, y = (int(axis) for axis in np.sort(np.argsort(recorded.var(0))[-2:]))
-        for j, name in enumerate(columns):
-            axes = figure.add_subplot(grid[i, j])
-            axes.scatter(recorded[:, x], recorded[:, y], s=90, color="0.88", clip_on=False)
-            drawn = actions[name]
-            axes.scatter(
-                drawn[:, x], drawn[:, y], s=16, alpha=0.5, color=NAMES[name], linewidths=0,
-                clip_on=False, zorder=3,
-            )  # fmt: skip
-            axes.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal", xlabel=f"action {x + 1}")
-            axes.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))
-            axes.set_ylabel(f"action {y + 1}" if j == 0 else "")
-            if i == 0:
-                axes.set_title(name + ("" if name == DATA else "\non the data (grey)"), fontsize=10)
-            if j == 0:
-                axes.annotate(
-                    f"state {'AB'[i]}", (-0.42, 0.5), xycoords="axes fraction", rotation=90,
-                    va="center", weight="bold",
-                )  # fmt: skip
-    for j, name in enumerate(("recall", "precision", "both modes", "energy")):
-        bars(figure.add_subplot(grid[len(panels), j]), name, result["rows"], labelled=j == 0)
-    figure.savefig(path, dpi=120)
-
-
-def bars(axes: Any, name: str, rows: list[dict[str, Any]], labelled: bool) -> None:
-    """One measure at states of two modes, a bar a policy."""
-    for i, r in enumerate(reversed(rows)):
-        mean, half = r[f"two modes: {name}"]
-        axes.barh(i, mean, color=NAMES[r["name"]], xerr=half or None)
-        axes.text(max(mean, 0) + half, i, f" {mean:.2f}", va="center", fontsize=8)
-    labels = [r["name"] for r in reversed(rows)] if labelled else [""] * len(rows)
-    axes.set_yticks(range(len(rows)), labels)
-    axes.set_xlabel("at states of two modes", fontsize=8)
-    axes.margins(x=0.2)
-    axes.set_title(name + (", lower is better" if name == "energy" else ""), fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def examples(places: Places) -> list[int]:
-    """Two states, by the data alone: the nearest neighbours among those cut most clearly."""
-    share = places.first_mode.mean(1)
-    fair = places.two_modes & (np.minimum(share, 1 - share) >= 0.3)
-    candidates = np.flatnonzero(fair if fair.sum() >= 2 else places.clarity >= 0)
-    clear = candidates[np.argsort(-places.clarity[candidates])][: max(2, len(candidates) // 5)]
-    first, *others = clear[np.argsort(places.distance[clear])]
-    middle = places.asked.mean(1)
-    away = [float(np.linalg.norm(middle[i] - middle[first])) for i in others]
-    return [int(first), int(others[int(np.argmax(away))])]
 
 
 if __name__ == "__main__":

@@ -19,15 +19,20 @@ def bench(load: Any) -> Any:
     torch.set_num_threads(threads)
 
 
-def places(bench: Any, modes: bool = True) -> Any:
+@pytest.fixture
+def measures(load: Any) -> Any:
+    return load("multimodality_measure")
+
+
+def places(measures: Any, modes: bool = True) -> Any:
     """Thirty states at which actions are near (1, 1, 0) or near (−1, −1, 0), or all over."""
     rng = np.random.default_rng(0)
     side = rng.random((30, 64)) < 0.5
     around = np.where(side, 0.9, -0.9)[..., None] * [1, 1, 0] + 0.05 * rng.normal(size=(30, 64, 3))
     if not modes:
         around = rng.uniform(-1, 1, size=(30, 64, 3))
-    cuts = [bench.best_cut(a) for a in around]
-    return bench.Places(
+    cuts = [measures.best_cut(a) for a in around]
+    return measures.Places(
         np.zeros((30, 32, 11)),
         around[:, ::2],
         around[:, 1::2],
@@ -38,23 +43,23 @@ def places(bench: Any, modes: bool = True) -> Any:
     )
 
 
-def test_a_cut_finds_two_modes_and_none_in_a_cloud(bench: Any) -> None:
-    assert places(bench).clarity.min() > 0.95
-    assert places(bench, modes=False).clarity.max() < bench.EXPLAINED
+def test_a_cut_finds_two_modes_and_none_in_a_cloud(measures: Any) -> None:
+    assert places(measures).clarity.min() > 0.95
+    assert places(measures, modes=False).clarity.max() < measures.EXPLAINED
     gaussian = np.random.default_rng(0).normal(size=(4096, 1)) * [1.0, 1e-6, 1e-6]
-    assert bench.best_cut(gaussian)[1] == pytest.approx(2 / np.pi, abs=0.02)  # 64 %
-    side, _ = bench.best_cut(np.array([[0.0, 1], [0.1, 1], [5, 1], [5.1, 1], [5.2, 1]]))
+    assert measures.best_cut(gaussian)[1] == pytest.approx(2 / np.pi, abs=0.02)  # 64 %
+    side, _ = measures.best_cut(np.array([[0.0, 1], [0.1, 1], [5, 1], [5.1, 1], [5.2, 1]]))
     assert {tuple(side[:2]), tuple(side[2:])} in (
         {(True, True), (False, False, False)},
         {(False, False), (True, True, True)},
     )
 
 
-def test_the_data_itself_recalls_its_modes_and_their_mean_none(bench: Any) -> None:
-    here = places(bench)
-    same = bench.measure(here.floor, here)["two modes"]
-    mean = bench.measure(np.zeros((30, 32, 3)), here)["two modes"]
-    one = bench.measure(np.full((30, 32, 3), 0.9) * [1, 1, 0], here)["two modes"]
+def test_the_data_itself_recalls_its_modes_and_their_mean_none(measures: Any) -> None:
+    here = places(measures)
+    same = measures.measure(here.floor, here)["two modes"]
+    mean = measures.measure(np.zeros((30, 32, 3)), here)["two modes"]
+    one = measures.measure(np.full((30, 32, 3), 0.9) * [1, 1, 0], here)["two modes"]
     assert same["recall"] == same["precision"] == same["both modes"] == 1.0
     assert abs(same["energy"]) < 0.05
     assert mean["recall"] == mean["precision"] == mean["both modes"] == 0.0
@@ -65,9 +70,9 @@ def test_the_data_itself_recalls_its_modes_and_their_mean_none(bench: Any) -> No
     assert 0.0 < one["energy"] < mean["energy"]
 
 
-def test_the_energy_distance_equals_its_definition(bench: Any) -> None:
+def test_the_energy_distance_equals_its_definition(measures: Any) -> None:
     rng = np.random.default_rng(1)
-    x, here = rng.normal(size=(30, 32, 3)), places(bench)
+    x, here = rng.normal(size=(30, 32, 3)), places(measures)
     expected = []
     for a, b in zip(x, here.recorded, strict=True):
         cross = np.mean([np.linalg.norm(p - q) for p in a for q in b])
@@ -76,7 +81,7 @@ def test_the_energy_distance_equals_its_definition(bench: Any) -> None:
             for c in (a, b)
         ]
         expected.append(2 * cross - sum(own))
-    assert bench.measure(x, here)["all"]["energy"] == pytest.approx(np.mean(expected))
+    assert measures.measure(x, here)["all"]["energy"] == pytest.approx(np.mean(expected))
 
 
 def test_a_gaussian_learns_mean_and_spread(bench: Any) -> None:
@@ -101,7 +106,9 @@ def test_a_gaussian_learns_mean_and_spread(bench: Any) -> None:
         assert np.abs(drawn).max() <= 1
 
 
-def test_the_script_measures_all_and_draws(bench: Any, write_hopper: Any, tmp_path: Path) -> None:
+def test_the_script_measures_all_and_draws(
+    bench: Any, load: Any, write_hopper: Any, tmp_path: Path
+) -> None:
     path = write_hopper(tmp_path / "several.hdf5", steps=1200)
     options = [f"data={path}", "quick=true", "updates=5", "states=50", f"out={tmp_path}"]
     with pytest.raises(SystemExit, match="no state has actions of two modes"):
@@ -110,10 +117,13 @@ def test_the_script_measures_all_and_draws(bench: Any, write_hopper: Any, tmp_pa
         file["actions"][:] = 0.9 * np.sign(file["actions"][:, :1])
     bench.main(options)
     result = json.loads((tmp_path / "multimodality.json").read_text())
-    assert [row["name"] for row in result["rows"]] == list(bench.NAMES)
+    names = list(load("multimodality_figure").COLOURS)
+    assert [row["name"] for row in result["rows"]] == names
     assert result["states"] == 50
     table = (tmp_path / "multimodality.md").read_text()
-    assert sum(line.startswith("| ") for line in table.splitlines()) == 1 + len(bench.NAMES)
+    assert sum(line.startswith("| ") for line in table.splitlines()) == 1 + len(
+        load("multimodality_figure").COLOURS
+    )
     assert str(tmp_path) not in table + json.dumps(result)
     assert (tmp_path / "multimodality.png").stat().st_size > 20_000
     with pytest.raises(SystemExit, match="data is missing"):
