@@ -154,6 +154,11 @@ class Agent(nn.Module):
         """What `update` trains: this agent."""
         return self
 
+    @property
+    def generators(self) -> Sequence[torch.Generator]:
+        """Where it draws from, if not from torch's own."""
+        return ()
+
     def minimize(self, name: str, loss: LossFunction, *inputs: Any) -> Metrics:
         """One optimiser step on `loss(*inputs)`, for the parameters of optimiser `name` alone.
 

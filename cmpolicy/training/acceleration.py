@@ -101,8 +101,7 @@ class GraphedUpdates:
     """
 
     def __init__(self, updates: Updates, learner: Compilable) -> None:
-        self.updates = updates
-        self.generators: list[torch.Generator] = getattr(learner, "generators", [])
+        self.updates, self.generators = updates, learner.generators
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.warm = 0
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Metrics]] = {}

@@ -33,11 +33,15 @@ class Trained(Protocol):
 class Compilable(Protocol):
     """A learner, a module, with a core whose `update` is a function of tensors alone.
 
-    It carries out the same operations every time, its optimisers are AdamW's.
+    It carries out the same operations every time, its optimisers are AdamW's. It draws from
+    `generators`, or from torch's own where there are none.
     """
 
     @property
     def core(self) -> Trained: ...
+
+    @property
+    def generators(self) -> Sequence[torch.Generator]: ...
 
 
 class CompiledUpdate:
