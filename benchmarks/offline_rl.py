@@ -155,7 +155,11 @@ def main(arguments: list[str]) -> int:
     sets = options.sets or own
     seeds = options.seeds if options.seeds is not None else protocol.seeds
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    agents = dict(agent_overrides(agent, options) for agent in options.agents)
+    agents = {
+        label: overrides
+        for agent in options.agents
+        for label, overrides in agent_overrides(agent, options).items()
+    }
     table = Path(options.out) / f"offline_rl_{options.protocol}.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
     tasks = {name: task_overrides(name, options) for name in sets}
@@ -183,6 +187,9 @@ def read_options(arguments: list[str]) -> Options:
     options = Options(**given_options(arguments, [f.name for f in fields(Options)]))
     if options.protocol not in PROTOCOLS:
         sys.exit(f"unknown protocol {options.protocol!r}, expected one of {', '.join(PROTOCOLS)}")
+    for name in ("sets", "agents", "train"):  # one alone is a list of one
+        value = getattr(options, name)
+        setattr(options, name, value if isinstance(value, list) else [value])
     return options
 
 
@@ -193,14 +200,16 @@ def named_by_source(sets: tuple[str, ...], options: Options) -> list[str]:
     return [s.replace("-mixed", "-medium-replay") for s in sets]
 
 
-def agent_overrides(agent: str | dict[str, list[str]], options: Options) -> tuple[str, list[str]]:
-    """An agent's label, and what the train door must be told; of a peer, only its label."""
-    if isinstance(agent, dict):
-        ((label, overrides),) = agent.items()
-        return label, [*overrides, f"agent.name={label}"]
+def agent_overrides(agent: Any, options: Options) -> dict[str, list[str]]:
+    """By label, what the train door must be told; of a peer, only its label."""
+    if isinstance(agent, dict) and all(isinstance(given, list) for given in agent.values()):
+        return {label: [*given, f"agent.name={label}"] for label, given in agent.items()}
+    if not isinstance(agent, str):
+        sys.exit(f"an agent is a name or {{label: [overrides]}}, got {agent}")
     if agent == "ding_jin_code" and options.ding_jin is None:
         sys.exit("ding_jin_code needs their repository: give ding_jin=PATH of a clone")
-    return agent, ["agent=bc" if is_peer(agent) else f"agent={agent}", f"agent.name={agent}"]
+    name = "bc" if is_peer(agent) else agent
+    return {agent: [f"agent={name}", f"agent.name={agent}"]}
 
 
 def is_peer(agent: str) -> bool:

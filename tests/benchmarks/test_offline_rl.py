@@ -153,8 +153,8 @@ def test_commands_of_ours_and_theirs_say_the_same(load: Any, tmp_path: Path) -> 
     given = options(load, f"venv={venv}", f"runs={tmp_path}", "ding_jin=/theirs", "train=[a.b=1]")
     shared: dict[str, list[str]] = {}
     for agent in ("diffusion_ql", "d3rlpy_rebrac", "ding_jin_code"):
-        label, overrides = script.agent_overrides(agent, given)
-        run = script.plan([rows.Key("pen-expert", label, 3)], ["env=pen-expert", *overrides], given)
+        overrides = ["env=pen-expert", *script.agent_overrides(agent, given)[agent]]
+        run = script.plan([rows.Key("pen-expert", agent, 3)], overrides, given)
         shared[agent] = [a for a in run.command if "run_dir" not in a and "agent" not in a]
         assert f"agent.name={agent}" in run.command
         assert {"seed=3", "threads=1", "a.b=1", "env=pen-expert"} <= set(run.command)
@@ -166,8 +166,16 @@ def test_commands_of_ours_and_theirs_say_the_same(load: Any, tmp_path: Path) -> 
     assert "rebrac" in shared["d3rlpy_rebrac"]
     assert shared["ding_jin_code"][2:3] == ["/theirs"]
     assert shared["diffusion_ql"][:3] == [sys.executable, "-m", "cmpolicy.train"]
-    label, overrides = script.agent_overrides({"strong": ["agent=ac", "agent.eta=1"]}, given)
-    assert (label, overrides) == ("strong", ["agent=ac", "agent.eta=1", "agent.name=strong"])
+
+
+def test_agents_have_labels_and_overrides(load: Any) -> None:
+    script = load("offline_rl")
+    assert options(load, "agents=ac", "sets=pen-expert").agents == ["ac"]
+    given = options(load, "agents={weak: [agent.eta=0], strong: [agent=ac, agent.eta=1]}")
+    assert script.agent_overrides(given.agents[0], given) == {
+        "weak": ["agent.eta=0", "agent.name=weak"],
+        "strong": ["agent=ac", "agent.eta=1", "agent.name=strong"],
+    }
 
 
 def test_seeds_at_once_are_one_run_of_ours(load: Any, tmp_path: Path) -> None:
@@ -216,6 +224,7 @@ def test_seeds_at_once_are_a_row_each(folder: Path, tmp_path: Path, load: Any) -
         (["protocol=long"], "unknown protocol 'long', expected one of short"),
         (["agents=[ding_jin_code]", "sets=[]"], "give ding_jin=PATH"),
         (["sets=[hopper-superb]", "agents=[bc]"], "no set 'hopper-superb'"),
+        (["agents={strong: agent.eta=1}"], "{label: [overrides]}, got {'strong': 'agent.eta=1'}"),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(
