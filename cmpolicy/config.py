@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -16,8 +16,13 @@ from omegaconf import MISSING
 from cmpolicy.agents import AGENTS
 from cmpolicy.generative.loss_config import LossConfig
 from cmpolicy.image_config import EditConfig, ImageConfig, ImageMetricsConfig, SampleConfig
-from cmpolicy.run_config import RunConfig, check_checkpoint, check_positive, check_seed
-from cmpolicy.toy_config import ToyConfig
+from cmpolicy.run_config import (
+    RunConfig,
+    check_checkpoint,
+    check_levels,
+    check_positive,
+    check_seed,
+)
 
 PACKAGE = Path(__file__).resolve().parent
 # In a wheel the configurations are inside the package, in a checkout beside it. The path is
@@ -154,6 +159,63 @@ class RLConfig(RunConfig):
     def each_seed(self) -> list[RLConfig]:
         """The configurations that would train each of `seeds` alone."""
         return [replace(self, seed=seed, seeds=None) for seed in self.seeds]
+
+
+@dataclass
+class ToyEvalConfig:
+    """Comparison of a toy's samples with the truth.
+
+    Attributes:
+        every: updates between two comparisons.
+        samples: of each.
+    """
+
+    every: int = 1_000
+    samples: int = 20_000
+
+    def __post_init__(self) -> None:
+        check_positive(self, "every", "samples")
+
+
+@dataclass
+class ToyConfig(RunConfig):
+    """Toys: `python -m cmpolicy.train --config-name toy toy=NAME loss=LOSS`.
+
+    Attributes:
+        toy: a name in `cmpolicy.datasets.toys.TOYS`.
+        loss: see `LossConfig`; a file in configs/loss/.
+        hidden: widths of the network.
+        sigma_min, sigma_max: ends of the noise levels, where the data has σ_d = 0.5.
+        teacher: a toy run whose teacher is distilled, in place of training one first.
+        eta: weight of the Q-guidance, on a bandit.
+    """
+
+    AUTO_PRECISION: ClassVar[tuple[str, ...]] = ("fp32",)
+
+    toy: str = "three_gmm"
+    loss: LossConfig = field(default_factory=LossConfig)
+    hidden: list[int] = field(default_factory=lambda: [128, 128, 128])
+    sigma_min: float = 0.002
+    sigma_max: float = 10.0
+    teacher: str | None = None
+    eta: float = 1.0
+    eval: ToyEvalConfig = field(default_factory=ToyEvalConfig)
+    steps: int = 10_000
+    batch_size: int = 512
+    log_every: int = 100
+    checkpoint_every: int = 1_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.hidden or min(self.hidden) < 1 or self.eta < 0:
+            raise ValueError(f"need positive hidden and eta ≥ 0, got {self.hidden}, {self.eta}")
+        check_levels(self.sigma_min, self.sigma_max)
+        if self.precision not in ("auto", "fp32"):
+            raise ValueError(f"toys train in fp32, got precision={self.precision}")
+        if self.loss.only_teacher:
+            raise ValueError(f"loss.name={self.loss.name} trains no student, which toys are about")
+        if self.loss.perceptual:
+            raise ValueError("loss.perceptual compares pictures, and a toy has none")
 
 
 @dataclass

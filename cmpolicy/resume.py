@@ -10,10 +10,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cmpolicy.agents import AGENTS
-from cmpolicy.config import RLConfig
+from cmpolicy.config import RLConfig, ToyConfig
 from cmpolicy.errors import InputError
 from cmpolicy.image_config import ImageConfig
-from cmpolicy.toy_config import ToyConfig
 from cmpolicy.training.run_directory import RunDirectory
 
 AnyConfig = RLConfig | ToyConfig | ImageConfig

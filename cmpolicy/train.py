@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from cmpolicy.config import RLConfig
+from cmpolicy.config import RLConfig, ToyConfig
 from cmpolicy.datasets.toys import Bandit, find_toy
 from cmpolicy.errors import InputError
 from cmpolicy.front_door import resolve_device, run
@@ -28,7 +28,6 @@ from cmpolicy.tasks.offline_rl import OfflineRL
 from cmpolicy.tasks.offline_rl_seeds import OfflineRLSeeds
 from cmpolicy.tasks.report import Reporter, SeedsReporter, Task
 from cmpolicy.tasks.toys import ToyTask
-from cmpolicy.toy_config import ToyConfig
 from cmpolicy.training.acceleration import accelerated, resolve_acceleration
 from cmpolicy.training.distribution import Ranks
 from cmpolicy.training.loop import GrowingDataset, Schedule, TrainingLoop

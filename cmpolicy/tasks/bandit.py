@@ -17,12 +17,12 @@ from torch import Tensor
 
 from cmpolicy.agents import Spaces
 from cmpolicy.agents.ac import ACConfig, ConsistencyAC
+from cmpolicy.config import ToyConfig
 from cmpolicy.consistency.losses import LOSSES
 from cmpolicy.datasets.toys import TRAINING_SAMPLES, Bandit, find_toy
 from cmpolicy.errors import InputError
 from cmpolicy.evaluation.toy_figures import draw_bandit
 from cmpolicy.policy_config import PolicyConfig
-from cmpolicy.toy_config import ToyConfig
 from cmpolicy.training.loop import Evaluation
 from cmpolicy.training.run_directory import RunDirectory
 

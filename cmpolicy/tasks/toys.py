@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cmpolicy.config import ToyConfig
 from cmpolicy.consistency.sampling import few_step_levels, multistep_path
 from cmpolicy.consistency.solvers import trajectory
 from cmpolicy.datasets.toy_distributions import ConditionalToy, Toy
@@ -28,7 +29,6 @@ from cmpolicy.generative.learner import GenerativeLearner
 from cmpolicy.generative.models import EDMTeacher
 from cmpolicy.networks.fourier_mlp import FourierMLP
 from cmpolicy.resume import load_config
-from cmpolicy.toy_config import ToyConfig
 from cmpolicy.training.loop import Evaluation
 from cmpolicy.training.run_directory import RunDirectory
 

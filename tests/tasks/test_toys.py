@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from cmpolicy.config import ToyConfig, ToyEvalConfig
 from cmpolicy.errors import InputError
 from cmpolicy.generative.loss_config import LossConfig
 from cmpolicy.resume import load_config, resumed_config
 from cmpolicy.tasks.bandit import BanditTask
 from cmpolicy.tasks.toys import ToyTask
-from cmpolicy.toy_config import ToyConfig, ToyEvalConfig
 from cmpolicy.train import train
 from cmpolicy.training.run_directory import RunDirectory
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from cmpolicy.config import ToyConfig
 from cmpolicy.errors import InputError
 from cmpolicy.image_config import ImageConfig
 from cmpolicy.run_config import RunConfig
-from cmpolicy.toy_config import ToyConfig
 from cmpolicy.training import precision as precision_module
 from cmpolicy.training.precision import (
     EXACT,
