@@ -9,7 +9,7 @@ what they are measured on, as `multimodality_measure.py` says. The floor is what
 policies are asked: what a perfect policy would get.
 
 To be as near to the data as possible is not what scores most, so `agent=bc` has other settings than
-its own here: `LEARNING`, and as many levels as iCT has for images, `LEVELS`.
+its own here: `LEARNING_RATE`, which falls for all three, and as many levels as iCT has for images.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from multimodality_measure import (
     Array,
     Places,
     at_bounds,
+    episode_numbers,
     examples,
     measure,
     neighbourhoods,
@@ -57,8 +58,7 @@ DEFAULTS: dict[str, Any] = {
     "out": str(HERE / "results"),
 }  # fmt: skip
 QUICK = {"updates": 30, "seeds": 1, "states": 200}
-LEARNING: dict[str, Any] = {"learning_rate": 1e-3, "cosine_decay": True}
-LEVELS = {"s1": 1280}
+LEARNING_RATE, LEVELS = 1e-3, 1280
 
 
 class GaussianActor(nn.Module):
@@ -135,9 +135,8 @@ def main(arguments: list[str]) -> None:
 
 def halves(dataset: TransitionDataset, rng: np.random.Generator) -> tuple[TransitionDataset, Array]:
     """Half of the episodes to learn, and the numbers of the other half's transitions."""
-    ends = dataset.episode_ends.numpy()
-    episode = np.cumsum(np.append(False, ends[:-1]))
-    learnt = np.isin(episode, rng.permutation(ends.sum())[: ends.sum() // 2])
+    episode, count = episode_numbers(dataset), int(dataset.episode_ends.sum())
+    learnt = np.isin(episode, rng.permutation(count)[: count // 2])
     index = torch.from_numpy(np.flatnonzero(learnt))
     part = type(dataset.transitions)(*(column[index] for column in dataset.transitions))
     train = TransitionDataset(part, dataset.episode_ends[index], dataset.info)
@@ -146,8 +145,9 @@ def halves(dataset: TransitionDataset, rng: np.random.Generator) -> tuple[Transi
 
 def trained(train: TransitionDataset, updates: int, seed: int) -> dict[str, Sample]:
     """The policies by name, from the same seed and with as many updates."""
-    config = AGENTS["bc"].Config(policy=PolicyConfig(loss_options=LEVELS), **LEARNING)
-    batch, rate, decay = 256, config.learning_rate, config.ema_decay
+    policy = PolicyConfig(loss_options={"s1": LEVELS})
+    config = AGENTS["bc"].Config(policy=policy, learning_rate=LEARNING_RATE, cosine_decay=True)
+    batch, decay = 256, config.ema_decay
     torch.manual_seed(seed)
     ones = [1.0] * train.action_dim
     agent = AGENTS["bc"](Spaces(train.obs_dim, [-one for one in ones], ones), config, updates)
@@ -162,8 +162,8 @@ def trained(train: TransitionDataset, updates: int, seed: int) -> dict[str, Samp
         torch.manual_seed(seed)
         actor, average = GaussianActor(train, tanh), GaussianActor(train, tanh)
         average.load_state_dict(actor.state_dict())
-        optimizer = torch.optim.Adam(actor.parameters(), lr=rate, fused=True)
-        falling = CosineAnnealingLR(optimizer, updates, eta_min=rate * LOWEST_RATE)
+        optimizer = torch.optim.Adam(actor.parameters(), lr=LEARNING_RATE, fused=True)
+        falling = CosineAnnealingLR(optimizer, updates, eta_min=LEARNING_RATE * LOWEST_RATE)
         for _ in range(updates):
             drawn = train.sample(batch)
             optimizer.zero_grad()
@@ -233,8 +233,8 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"`{result['data']}`, {result['transitions']} transitions, half of the episodes learnt and "
         f"the other half measured; {result['updates']} updates of 256, networks of 2×256, a "
-        f"learning rate of {LEARNING['learning_rate']:g} that falls along a cosine, iCT with s1 = "
-        f"{LEVELS['s1']}; mean and half the range of {result['seeds']} seeds. Written by "
+        f"learning rate of {LEARNING_RATE:g} that falls along a cosine, iCT with s1 = "
+        f"{LEVELS}; mean and half the range of {result['seeds']} seeds. Written by "
         f"`benchmarks/multimodality.py` on {result['date']}; {result['machine']}; {versions}.",
     ]
     return "\n".join(lines) + "\n"

@@ -58,7 +58,7 @@ def neighbourhoods(
     """`states` held-out states drawn at random, with their neighbours of other episodes."""
     observations = dataset.observations.numpy()
     actions = dataset.actions.numpy()
-    episode = np.cumsum(np.append(False, dataset.episode_ends.numpy()[:-1]))
+    episode = episode_numbers(dataset)
     z = (observations / dataset.observation_std.numpy())[held_out]
     tree = cKDTree(z)
     near, far = [], []
@@ -84,6 +84,11 @@ def neighbourhoods(
         clarity,
         np.array(far),
     )
+
+
+def episode_numbers(dataset: TransitionDataset) -> Array:
+    """Which episode each transition is of, from 0 on, (N,)."""
+    return np.cumsum(np.append(False, dataset.episode_ends.numpy()[:-1]))
 
 
 def best_cut(actions: Array) -> tuple[Array, float]:
