@@ -27,14 +27,14 @@ import torch
 from command_line import given_options
 from csv_rows import append_row, read_rows
 
-from cmpolicy.config import CONFIG_PATH
+from cmpolicy.cli.command import CONFIG_PATH
 from cmpolicy.consistency.losses import DISTILLATIONS
-from cmpolicy.datasets.images import ImageDataset, open_images
-from cmpolicy.evaluation.extractors import Extractor, open_extractor
-from cmpolicy.evaluation.image_figures import draw_sheet
-from cmpolicy.evaluation.image_metrics import ImageScores
-from cmpolicy.tasks.image_evaluation import Truth
-from cmpolicy.tasks.image_model import ImageModel, Sampler, load_image_model
+from cmpolicy.images.dataset import ImageDataset, open_images
+from cmpolicy.images.evaluation import Truth
+from cmpolicy.images.extractors import Extractor, open_extractor
+from cmpolicy.images.figures import draw_sheet
+from cmpolicy.images.metrics import ImageScores
+from cmpolicy.images.model import ImageModel, Sampler, load_image_model
 from cmpolicy.training.run_directory import RunDirectory
 
 HERE = Path(__file__).resolve().parent

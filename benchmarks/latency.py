@@ -31,9 +31,9 @@ from published_code import diffusion_ql_agent, ding_jin_agent
 from cmpolicy import ConsistencyPolicy
 from cmpolicy.agents import Spaces
 from cmpolicy.agents.agent import AgentConfig
-from cmpolicy.config import CONFIG_PATH, register_schemas
-from cmpolicy.policy_graph import PolicyGraph, to_onnx
-from cmpolicy.tasks.offline_rl import build_agent
+from cmpolicy.cli.command import CONFIG_PATH
+from cmpolicy.policy.export_graph import PolicyGraph, to_onnx
+from cmpolicy.rl.task import build_agent
 from cmpolicy.training.machine import machine_name
 
 HERE = Path(__file__).resolve().parent
@@ -153,7 +153,6 @@ def onnx_runner(policy: ConsistencyPolicy, mode_of: int = 1) -> Callable[[Any], 
 
 def our_published_setting() -> dict[Case, Callable[[], Any]]:
     """`agent=ac_ding_jin`, which draws fifty candidates as the published agent does."""
-    register_schemas()
     with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
         config = hydra.compose("rl", ["env=hopper-medium", "agent=ac_ding_jin"])
     spaces = Spaces(OBS_DIM, [-1.0] * ACTION_DIM, [1.0] * ACTION_DIM)

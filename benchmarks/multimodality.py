@@ -47,7 +47,7 @@ from cmpolicy.agents.agent import LOWEST_RATE
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.datasets.resolve import resolve_dataset
 from cmpolicy.datasets.transitions import TransitionDataset
-from cmpolicy.policy_config import PolicyConfig
+from cmpolicy.policy.config import PolicyConfig
 from cmpolicy.training.machine import machine_name
 
 Sample = Callable[[Array], Array]  # (N, obs_dim) → (N, action_dim)

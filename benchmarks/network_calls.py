@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from command_line import read_options
 
-from cmpolicy.evaluate import load_agent, read_record
-from cmpolicy.evaluation.score import evaluate_agent
-from cmpolicy.tasks.offline_rl import act_with
+from cmpolicy.rl.score import evaluate_agent
+from cmpolicy.rl.task import act_with
+from cmpolicy.rl.trained_agent import load_agent, read_record
 from cmpolicy.training.machine import machine_name
 from cmpolicy.training.run_directory import RunDirectory
 

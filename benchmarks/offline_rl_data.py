@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import yaml
 
-from cmpolicy.config import CONFIG_PATH
+from cmpolicy.cli.command import CONFIG_PATH
 
 # Behaviours that no task of configs/env/ is named for, and whose settings they take.
 NEAREST = {"mixed": "medium-replay"}

@@ -27,16 +27,17 @@ import torch
 from command_line import read_options
 from omegaconf import OmegaConf
 
+from cmpolicy.acceleration.mode import accelerated
+from cmpolicy.acceleration.precision import use_fast_float32_products
+from cmpolicy.acceleration.stacked_agents import AgentStack
 from cmpolicy.agents import Spaces
-from cmpolicy.agents.stack import AgentStack
-from cmpolicy.config import CONFIG_PATH, RLConfig, register_schemas
+from cmpolicy.cli.command import CONFIG_PATH
 from cmpolicy.datasets.transitions import TransitionDataset
-from cmpolicy.tasks.offline_rl import build_agent
-from cmpolicy.tasks.offline_rl_seeds import StackedBatches
-from cmpolicy.training.acceleration import accelerated
+from cmpolicy.rl.config import RLConfig
+from cmpolicy.rl.seeds import StackedBatches
+from cmpolicy.rl.task import build_agent
 from cmpolicy.training.loop import Advance
 from cmpolicy.training.machine import machine_name
-from cmpolicy.training.precision import use_fast_float32_products
 
 DEFAULTS: dict[str, Any] = {
     "agents": ["ac", "bc", "iql", "diffusion_ql", "ac_ding_jin"], "seeds": [1, 2, 5, 10],
@@ -111,7 +112,6 @@ def seconds_of(advance: Advance, updates: int, device: torch.device) -> float:
 
 def configuration(name: str, hidden: int | None) -> RLConfig:
     """A file of configs/agent/, with layers of another width if `hidden` is given."""
-    register_schemas()
     with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
         config = OmegaConf.to_object(hydra.compose("rl", ["env=hopper-medium", f"agent={name}"]))
     assert isinstance(config, RLConfig)

@@ -22,11 +22,11 @@ import torch
 from command_line import read_options
 from torch import Tensor
 
-from cmpolicy.consistency.metrics import edm_weight
+from cmpolicy.consistency.loss_metrics import edm_weight
 from cmpolicy.consistency.solvers import solve
-from cmpolicy.datasets.toy_distributions import GaussianMixture
-from cmpolicy.datasets.toys import ToyDataset, find_toy
-from cmpolicy.evaluation.distribution import std_ratio, wasserstein_1d
+from cmpolicy.toys.dataset import ToyDataset, find_toy
+from cmpolicy.toys.distances import std_ratio, wasserstein_1d
+from cmpolicy.toys.distributions import GaussianMixture
 from cmpolicy.training.machine import machine_name
 
 HERE = Path(__file__).resolve().parent

@@ -31,10 +31,10 @@ from csv_rows import append_row
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmpolicy.datasets.image_files import write_grid
-from cmpolicy.datasets.images import open_images, to_uint8
-from cmpolicy.evaluation.extractors import open_extractor
-from cmpolicy.evaluation.image_metrics import score_features
+from cmpolicy.images.dataset import open_images, to_uint8
+from cmpolicy.images.extractors import open_extractor
+from cmpolicy.images.files import write_grid
+from cmpolicy.images.metrics import score_features
 from cmpolicy.training.machine import machine_name
 
 HERE = Path(__file__).resolve().parent

@@ -21,8 +21,8 @@ import torch
 from command_line import read_options
 from csv_rows import append_row, read_rows
 
-from cmpolicy.datasets.toys import ToyDataset, find_toy
-from cmpolicy.evaluation.distribution import compare
+from cmpolicy.toys.dataset import ToyDataset, find_toy
+from cmpolicy.toys.distances import compare
 
 HERE = Path(__file__).resolve().parent
 STEPS = (1, 2, 4, 20)

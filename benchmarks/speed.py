@@ -36,16 +36,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
+from cmpolicy.acceleration.mode import accelerated, resolve_acceleration
+from cmpolicy.acceleration.precision import resolve_precision, use_precision
+from cmpolicy.acceleration.stacked_agents import AgentStack
+from cmpolicy.acceleration.updates import Updates
 from cmpolicy.agents import Spaces
-from cmpolicy.agents.stack import AgentStack
-from cmpolicy.config import CONFIG_PATH, RLConfig, register_schemas
+from cmpolicy.cli.command import CONFIG_PATH, resolve_device
 from cmpolicy.datasets.transitions import TransitionDataset
-from cmpolicy.front_door import resolve_device
-from cmpolicy.tasks.offline_rl import build_agent
-from cmpolicy.tasks.offline_rl_seeds import StackedBatches
-from cmpolicy.training.acceleration import Updates, accelerated, resolve_acceleration
+from cmpolicy.rl.config import RLConfig
+from cmpolicy.rl.seeds import StackedBatches
+from cmpolicy.rl.task import build_agent
 from cmpolicy.training.machine import machine_name
-from cmpolicy.training.precision import resolve_precision, use_precision
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("cmpolicy", "torch", "numpy")
@@ -141,7 +142,6 @@ def hopper_like(size: int) -> TransitionDataset:
 
 def our_config(agent: str, quick: bool) -> RLConfig:
     """The train door's configuration."""
-    register_schemas()
     with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
         overrides = ["env=hopper-medium", f"agent={agent}", *(QUICK if quick else [])]
         config = OmegaConf.to_object(hydra.compose("rl", overrides))

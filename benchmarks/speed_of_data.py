@@ -17,7 +17,7 @@ from cmpolicy import ConsistencyPolicy
 from cmpolicy.agents.agent import AgentConfig
 from cmpolicy.datasets.d4rl_hdf5 import load_hdf5
 from cmpolicy.datasets.transitions import TransitionDataset
-from cmpolicy.evaluation.rollout import roll_out
+from cmpolicy.rl.rollout import roll_out
 
 ENVIRONMENTS, EPISODE, UPDATES = 10, 1_000, 10_000  # of an evaluation, of one, between two
 COMPRESSIONS = {"uncompressed": None, "gzip, as D4RL's": "gzip"}

@@ -15,8 +15,8 @@ from peers.environment import d3rlpy_python, fql_python
 from peers.turns import Child, child
 from published_code import diffusion_ql_agent, ding_jin_agent
 
+from cmpolicy.acceleration.precision import use_precision
 from cmpolicy.datasets.transitions import TransitionDataset
-from cmpolicy.training.precision import use_precision
 
 BATCH = 256  # of everybody
 PEERS = Path(__file__).resolve().parent / "peers"

@@ -6,8 +6,8 @@
 from importlib.metadata import version
 
 from cmpolicy.errors import InputError
-from cmpolicy.policy import ConsistencyPolicy
-from cmpolicy.policy_config import PolicyConfig
+from cmpolicy.policy.config import PolicyConfig
+from cmpolicy.policy.consistency_policy import ConsistencyPolicy
 
 __version__ = version("cmpolicy")
 __all__ = ["ConsistencyPolicy", "InputError", "PolicyConfig", "__version__"]

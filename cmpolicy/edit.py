@@ -14,14 +14,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cmpolicy.datasets.image_folder import read_picture
-from cmpolicy.datasets.images import open_images
+from cmpolicy.cli.command import resolve_device, run
 from cmpolicy.errors import InputError
-from cmpolicy.evaluation.image_figures import draw_sheet
-from cmpolicy.front_door import resolve_device, run
-from cmpolicy.image_config import EditConfig
-from cmpolicy.tasks.image_editing import INBETWEENS, TASKS, Session, scale_factor, seeded
-from cmpolicy.tasks.image_model import ImageModel, load_image_model
+from cmpolicy.images.config import EditConfig
+from cmpolicy.images.dataset import open_images
+from cmpolicy.images.editing_tasks import (
+    INBETWEENS,
+    TASKS,
+    Session,
+    scale_factor,
+    seeded,
+)
+from cmpolicy.images.figures import draw_sheet
+from cmpolicy.images.folder import read_picture
+from cmpolicy.images.model import ImageModel, load_image_model
 
 log = logging.getLogger("cmpolicy")
 

@@ -8,33 +8,51 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
+from hydra.core.config_store import ConfigStore
 
-from cmpolicy.agents import Agent, Spaces
-from cmpolicy.config import EvaluateConfig, RLConfig
+from cmpolicy.cli.command import resolve_device, run
+from cmpolicy.cli.resume import load_config
+from cmpolicy.cli.run_config import check_positive
 from cmpolicy.errors import InputError
-from cmpolicy.evaluation.environments import Environment
-from cmpolicy.evaluation.score import evaluate_agent
-from cmpolicy.evaluation.video import write_video
-from cmpolicy.front_door import resolve_device, run
-from cmpolicy.image_config import ImageConfig
-from cmpolicy.resume import load_config
-from cmpolicy.tasks.image_evaluation import evaluate_image_run, evaluate_npz
-from cmpolicy.tasks.offline_rl import act_with, build_agent
+from cmpolicy.images.config import ImageConfig, ImageMetricsConfig
+from cmpolicy.images.evaluation import evaluate_image_run, evaluate_npz
+from cmpolicy.rl.score import evaluate_agent
+from cmpolicy.rl.task import act_with
+from cmpolicy.rl.trained_agent import load_agent, read_record
+from cmpolicy.rl.video import write_video
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
 
 
-class Recorded(NamedTuple):
-    """What a run says of itself."""
+@dataclass
+class EvaluateConfig(ImageMetricsConfig):
+    """`python -m cmpolicy.evaluate run=RUN`, or `npz=FILE data.name=NAME` for pictures at hand.
 
-    env: Environment
-    references: tuple[float, float] | None
-    spaces: Spaces
-    comparable: bool
+    Attributes:
+        episodes: how many.
+        best_of: actions drawn an observation, of which the critic picks the best; null for the
+            agent's own way.
+        mode_of: actions drawn an observation, of which the mode is taken, 1 for a plain sample;
+            null for the agent's own.
+        video: write the first episode as video.mp4.
+    """
+
+    episodes: int = 20
+    best_of: int | None = None
+    mode_of: int | None = None
+    video: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [name for name in ("best_of", "mode_of") if getattr(self, name) is not None]
+        check_positive(self, "episodes", *given)
+
+
+ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 
 
 def evaluate(config: EvaluateConfig, overrides: list[str]) -> None:
@@ -46,7 +64,7 @@ def evaluate(config: EvaluateConfig, overrides: list[str]) -> None:
     if config.run is None:
         raise InputError("run is missing; give run=RUN, or npz=FILE for pictures at hand")
     directory = RunDirectory.existing(config.run)
-    if isinstance(load_config(directory), ImageConfig):
+    if load_config(directory, ImageConfig) is not None:
         evaluate_image_run(config, directory, device)
         return
     evaluate_agent_run(config, directory, device)
@@ -81,53 +99,6 @@ def evaluate_agent_run(
         generator = torch.Generator(device=device).manual_seed(config.seed)
         path = directory.path / f"video-{config.checkpoint}.mp4"
         print(f"video: {write_video(bind(generator), env, path, config.seed)}")
-
-
-def read_record(directory: RunDirectory) -> Recorded:
-    """What results.json says of the environment and the data.
-
-    Raises:
-        InputError: if it is missing, damaged, or not of an agent's run.
-    """
-    results = directory.read_results()
-    if "seeds" in results:
-        runs = ", ".join(f"seed-{seed}" for seed in results["seeds"])
-        raise InputError(
-            f"{directory.path} holds a run for each seed; give run={directory.path}/ and one of "
-            f"{runs}"
-        )
-    try:
-        described = dict(results["environment"])
-        references = described.pop("reference_returns")
-        return Recorded(
-            Environment(**described),
-            (references[0], references[1]) if references else None,
-            Spaces(**results["spaces"]),
-            results["dataset"]["comparable"],
-        )
-    except (KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(
-            f"{directory.results_path} does not describe an agent's run ({reason}); toys are "
-            "scored where they are trained"
-        ) from error
-
-
-def load_agent(
-    directory: RunDirectory, spaces: Spaces, checkpoint: str, device: torch.device
-) -> tuple[Agent, int]:
-    """The agent of a checkpoint, and the number of updates behind it.
-
-    Raises:
-        InputError: if the checkpoint is missing, damaged or another agent's.
-    """
-    stored = load_config(directory)
-    if not isinstance(stored, RLConfig):
-        raise InputError(f"{directory.path} is a toy run; its scores stand in results.json")
-    agent = build_agent(stored, spaces).to(device)
-    state = directory.load_checkpoint(checkpoint, str(device))
-    agent.load_training_state(state["learner"])
-    return agent, state["step"]
 
 
 def main() -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
 
 from cmpolicy.atomic_file import write_atomically
-from cmpolicy.config import ExportConfig
+from cmpolicy.cli.command import run
+from cmpolicy.cli.run_config import check_checkpoint, check_positive
 from cmpolicy.errors import InputError
-from cmpolicy.evaluate import load_agent, read_record
-from cmpolicy.front_door import run
-from cmpolicy.policy import ConsistencyPolicy
-from cmpolicy.policy_graph import (
+from cmpolicy.policy.consistency_policy import ConsistencyPolicy
+from cmpolicy.policy.export_graph import (
     PolicyGraph,
     largest_difference,
     run_onnx,
@@ -23,11 +25,53 @@ from cmpolicy.policy_graph import (
     to_onnx,
     to_torch,
 )
+from cmpolicy.rl.trained_agent import load_agent, read_record
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
 TOLERANCE = 1e-5  # of half an action's range
 FORMATS = {"onnx": (to_onnx, run_onnx, ".onnx"), "torch": (to_torch, run_torch, ".pt2")}
+
+
+@dataclass
+class ExportConfig:
+    """`python -m cmpolicy.export run=RUN`.
+
+    Attributes:
+        run: a run directory, or a file that `ConsistencyPolicy.save` wrote.
+        checkpoint: ``last`` or ``best``, of a run directory.
+        steps: network calls an action; null for what the policy was trained with.
+        mode_of: samples whose mode is taken, always of the same noise; null for as many as the run
+            was evaluated with, 1 for a plain sample.
+        noise: of a plain sample: ``input``, so that actions can be reproduced, or ``inside``,
+            drawn in the graph.
+        formats: ``onnx`` and ``torch``, or one of them.
+        output_dir: where the files go; null for the directory `export` in the run.
+    """
+
+    run: str = MISSING
+    checkpoint: str = "last"
+    steps: int | None = None
+    mode_of: int | None = None
+    noise: str | None = None
+    formats: list[str] = field(default_factory=lambda: ["onnx", "torch"])
+    output_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            check_positive(self, "steps")
+        if self.mode_of is not None:
+            check_positive(self, "mode_of")
+        check_checkpoint(self.checkpoint)
+        if self.noise not in (None, "input", "inside"):
+            raise ValueError(f"noise must be input or inside, got {self.noise!r}")
+        if self.noise is not None and (self.mode_of or 1) > 1:
+            raise ValueError(f"the mode of {self.mode_of} samples takes no noise; leave noise out")
+        if not self.formats or not set(self.formats) <= {"onnx", "torch"}:
+            raise ValueError(f"formats must be of onnx and torch, got {list(self.formats)}")
+
+
+ConfigStore.instance().store(name="export_schema", node=ExportConfig)
 
 
 def export(config: ExportConfig, overrides: list[str]) -> None:

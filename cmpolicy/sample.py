@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cmpolicy.cli.command import resolve_device, run
 from cmpolicy.consistency.sampling import check_levels, grid_levels
-from cmpolicy.datasets.image_files import write_grid, write_npz
 from cmpolicy.errors import InputError
-from cmpolicy.front_door import resolve_device, run
 from cmpolicy.generative.models import EDMTeacher
-from cmpolicy.image_config import SampleConfig
-from cmpolicy.tasks.image_model import TEACHER_STEPS, ImageModel, Sampler, load_image_model
+from cmpolicy.images.config import SampleConfig
+from cmpolicy.images.files import write_grid, write_npz
+from cmpolicy.images.model import TEACHER_STEPS, ImageModel, Sampler, load_image_model
 
 log = logging.getLogger("cmpolicy")
 GRID = 40  # levels that `ts` are indices of, if `steps` does not say: OpenAI's

@@ -16,27 +16,31 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from cmpolicy.config import RLConfig, ToyConfig
-from cmpolicy.datasets.toys import Bandit, find_toy
+from cmpolicy.acceleration.mode import accelerated, resolve_acceleration
+from cmpolicy.acceleration.precision import resolve_precision, use_precision
+from cmpolicy.acceleration.stacked_seeds_loop import ReplicaLoop
+from cmpolicy.cli.command import resolve_device, run
+from cmpolicy.cli.resume import resumed_config
 from cmpolicy.errors import InputError
-from cmpolicy.front_door import resolve_device, run
-from cmpolicy.image_config import ImageConfig
-from cmpolicy.resume import AnyConfig, resumed_config
-from cmpolicy.tasks.bandit import BanditTask
-from cmpolicy.tasks.images import ImageTask
-from cmpolicy.tasks.offline_rl import OfflineRL
-from cmpolicy.tasks.offline_rl_seeds import OfflineRLSeeds
-from cmpolicy.tasks.report import Reporter, SeedsReporter, Task
-from cmpolicy.tasks.toys import ToyTask
-from cmpolicy.training.acceleration import accelerated, resolve_acceleration
-from cmpolicy.training.distribution import Ranks
+from cmpolicy.images.config import ImageConfig
+from cmpolicy.images.task import ImageTask
+from cmpolicy.rl.config import RLConfig
+from cmpolicy.rl.seeds import OfflineRLSeeds
+from cmpolicy.rl.seeds_report import SeedsReporter
+from cmpolicy.rl.task import OfflineRL
+from cmpolicy.toys.bandit import BanditTask
+from cmpolicy.toys.config import ToyConfig
+from cmpolicy.toys.dataset import Bandit, find_toy
+from cmpolicy.toys.task import ToyTask
+from cmpolicy.training.distributed import Ranks
 from cmpolicy.training.loop import GrowingDataset, Schedule, TrainingLoop
-from cmpolicy.training.precision import resolve_precision, use_precision
 from cmpolicy.training.random_state import RandomState
-from cmpolicy.training.replicas import ReplicaLoop
+from cmpolicy.training.report import Reporter, Task
 from cmpolicy.training.run_directory import RunDirectory, SilentRunDirectory
 
 log = logging.getLogger("cmpolicy")
+AnyConfig = RLConfig | ToyConfig | ImageConfig
+RUN_CONFIGS: tuple[type[AnyConfig], ...] = (RLConfig, ToyConfig, ImageConfig)
 
 
 def make_task(config: AnyConfig, device: torch.device, ranks: Ranks) -> Task | OfflineRLSeeds:
@@ -61,7 +65,7 @@ def train(config: AnyConfig, overrides: list[str]) -> None:
     """One run, from the start or resumed, to its end."""
     resume = config.resume
     if resume is not None:
-        config = resumed_config(resume, overrides)
+        config = resumed_config(resume, overrides, *RUN_CONFIGS)
     ranks = Ranks.join(config.device)
     try:
         train_together(config, resume, ranks)

@@ -13,11 +13,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cmpolicy.agents import AGENTS, AgentConfig, Spaces
 from cmpolicy.agents.ac import ACConfig
-from cmpolicy.config import CONFIG_PATH, EvaluateConfig, RLConfig, register_schemas
+from cmpolicy.cli.command import CONFIG_PATH
 from cmpolicy.datasets import REWARDS
-from cmpolicy.image_config import ImageConfig, SampleConfig
-from cmpolicy.networks.unet import UNet
-from cmpolicy.tasks.offline_rl import build_agent
+from cmpolicy.evaluate import EvaluateConfig
+from cmpolicy.images.config import ImageConfig, SampleConfig
+from cmpolicy.images.unet import UNet
+from cmpolicy.rl.config import RLConfig
+from cmpolicy.rl.task import build_agent
 
 NAMES = {
     group: sorted(path.stem for path in (Path(CONFIG_PATH) / group).glob("*.yaml"))
@@ -27,7 +29,6 @@ NAMES = {
 
 def compose(*overrides: str, config: str = "rl") -> Any:
     """What a command would be given."""
-    register_schemas()
     with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
         return OmegaConf.to_object(hydra.compose(config, list(overrides)))
 

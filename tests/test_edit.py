@@ -14,12 +14,13 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from cmpolicy.config import CONFIG_PATH, EditConfig, register_schemas
-from cmpolicy.datasets.image_files import write_npz
-from cmpolicy.datasets.images import open_images
+from cmpolicy.cli.command import CONFIG_PATH
 from cmpolicy.edit import edit, open_session
 from cmpolicy.errors import InputError
-from cmpolicy.tasks.image_editing import TASKS, Session, as_strokes
+from cmpolicy.images.config import EditConfig
+from cmpolicy.images.dataset import open_images
+from cmpolicy.images.editing_tasks import TASKS, Session, as_strokes
+from cmpolicy.images.files import write_npz
 from cmpolicy.train import train
 
 TINY = (
@@ -31,7 +32,6 @@ CPU = torch.device("cpu")
 
 
 def trained(path: Path, *overrides: str) -> Path:
-    register_schemas()
     with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
         config: Any = OmegaConf.to_object(
             hydra.compose("image", [*TINY, *overrides, f"run_dir={path}"])

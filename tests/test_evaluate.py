@@ -13,12 +13,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from cmpolicy.config import CONFIG_PATH, EvaluateConfig, register_schemas
+from cmpolicy.cli.command import CONFIG_PATH
 from cmpolicy.errors import InputError
-from cmpolicy.evaluate import evaluate, load_agent, read_record
-from cmpolicy.evaluation.environments import Environment
-from cmpolicy.evaluation.rollout import roll_out
-from cmpolicy.policy import ConsistencyPolicy
+from cmpolicy.evaluate import EvaluateConfig, evaluate
+from cmpolicy.policy.consistency_policy import ConsistencyPolicy
+from cmpolicy.rl.environments import Environment
+from cmpolicy.rl.rollout import roll_out
+from cmpolicy.rl.trained_agent import load_agent, read_record
 from cmpolicy.train import train
 from cmpolicy.training.run_directory import RunDirectory
 
@@ -29,7 +30,6 @@ TINY = (
 
 
 def compose(config: str, *overrides: str) -> Any:
-    register_schemas()
     with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
         return OmegaConf.to_object(hydra.compose(config, list(overrides)))
 

@@ -17,10 +17,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from cmpolicy import export as door
-from cmpolicy.config import CONFIG_PATH, ExportConfig, register_schemas
+from cmpolicy.cli.command import CONFIG_PATH
 from cmpolicy.errors import InputError
-from cmpolicy.export import export
-from cmpolicy.policy import ConsistencyPolicy
+from cmpolicy.export import ExportConfig, export
+from cmpolicy.policy.consistency_policy import ConsistencyPolicy
 from cmpolicy.train import train
 from cmpolicy.training.run_directory import RunDirectory
 
@@ -37,7 +37,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(path: Path, *overrides: str) -> Path:
-    register_schemas()
     with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
         config = hydra.compose("rl", [*TINY, f"run_dir={path}", *overrides])
     train(OmegaConf.to_object(config), [])  # type: ignore[arg-type]

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 from cmpolicy.consistency.schedules import karras_sigmas
-from cmpolicy.datasets.image_files import read_npz
 from cmpolicy.errors import InputError
 from cmpolicy.generative.loss_config import LossConfig
-from cmpolicy.image_config import ImageConfig, ImageEvalConfig, SampleConfig
-from cmpolicy.networks.unet import UNetConfig
+from cmpolicy.images.config import ImageConfig, ImageEvalConfig, SampleConfig
+from cmpolicy.images.files import read_npz
+from cmpolicy.images.model import ImageModel, load_image_model
+from cmpolicy.images.unet import UNetConfig
 from cmpolicy.sample import bracketed, sample, sampler_of
-from cmpolicy.tasks.image_model import ImageModel, load_image_model
 from cmpolicy.train import train
 
 

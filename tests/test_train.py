@@ -20,8 +20,8 @@ import torch
 from omegaconf import OmegaConf
 
 from cmpolicy import ConsistencyPolicy
-from cmpolicy.config import CONFIG_PATH, register_schemas
-from cmpolicy.tasks.offline_rl import OfflineRL
+from cmpolicy.cli.command import CONFIG_PATH
+from cmpolicy.rl.task import OfflineRL
 from cmpolicy.train import train as command
 from cmpolicy.training.checkpoint import load_state
 from cmpolicy.training.loop import Evaluation
@@ -197,7 +197,6 @@ def test_the_saved_policy_is_the_average_of_the_last_checkpoint(whole: Any) -> N
 def test_the_best_is_labelled_with_its_own_step_when_scores_are_equal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    register_schemas()
     with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
         overrides = [*TINY, "agent=bc", "steps=6", "eval.every=2", f"run_dir={tmp_path / 'run'}"]
         config = OmegaConf.to_object(hydra.compose("rl", overrides))

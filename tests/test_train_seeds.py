@@ -13,11 +13,12 @@ import safetensors.torch
 import torch
 from omegaconf import OmegaConf
 
-from cmpolicy.agents.stack import AgentStack
-from cmpolicy.config import CONFIG_PATH, EvaluateConfig, RLConfig, register_schemas
+from cmpolicy.acceleration.stacked_agents import AgentStack
+from cmpolicy.cli.command import CONFIG_PATH
+from cmpolicy.cli.resume import load_config, resumed_config
 from cmpolicy.errors import InputError
-from cmpolicy.evaluate import evaluate
-from cmpolicy.resume import load_config, resumed_config
+from cmpolicy.evaluate import EvaluateConfig, evaluate
+from cmpolicy.rl.config import RLConfig
 from cmpolicy.train import train
 from cmpolicy.training.checkpoint import load_state
 from cmpolicy.training.run_directory import RunDirectory
@@ -30,7 +31,6 @@ TINY = (
 
 
 def compose(*overrides: str) -> RLConfig:
-    register_schemas()
     with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
         config = OmegaConf.to_object(hydra.compose("rl", list(overrides)))
     assert isinstance(config, RLConfig)
@@ -75,7 +75,10 @@ def test_a_seed_of_several_is_the_run_of_that_seed(several: Path, tmp_path: Path
             "8",
             "12",
         ]
-    config, single = load_config(RunDirectory(mine)), load_config(RunDirectory(alone))
+    config, single = (
+        load_config(RunDirectory(mine), RLConfig),
+        load_config(RunDirectory(alone), RLConfig),
+    )
     assert isinstance(config, RLConfig)
     assert (config.seed, config.seeds, config.run_dir) == (3, None, str(mine))
     config.run_dir = single.run_dir
@@ -144,7 +147,7 @@ def test_the_best_checkpoints_are_scored_together_as_each_alone(tmp_path: Path) 
 
 def test_the_seeds_of_a_run_stay(several: Path) -> None:
     with pytest.raises(InputError, match="seeds cannot change in a run that has begun"):
-        resumed_config(several, ["seeds=[0,3,4]"])
+        resumed_config(several, ["seeds=[0,3,4]"], RLConfig)
 
 
 @pytest.mark.slow

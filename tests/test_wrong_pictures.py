@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from cmpolicy.generative.loss_config import LossConfig
-from cmpolicy.image_config import ImageConfig, ImageEvalConfig
-from cmpolicy.networks.unet import UNetConfig
+from cmpolicy.images.config import ImageConfig, ImageEvalConfig
+from cmpolicy.images.unet import UNetConfig
 from cmpolicy.train import train
 
 Make = Callable[[Path, Path], list[str]]

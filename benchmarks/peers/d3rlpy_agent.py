@@ -23,10 +23,10 @@ import numpy.typing as npt
 import torch
 from peer import FloatArray, PeerRun
 
-from cmpolicy.config import RLConfig
+from cmpolicy.cli.command import run
 from cmpolicy.datasets import load_minari
 from cmpolicy.errors import InputError
-from cmpolicy.front_door import run
+from cmpolicy.rl.config import RLConfig
 
 if TYPE_CHECKING:
     from d3rlpy.algos import QLearningAlgoBase

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from peer import FloatArray, PeerRun
 
-from cmpolicy.config import RLConfig
+from cmpolicy.cli.command import run
 from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.errors import InputError
-from cmpolicy.front_door import run
+from cmpolicy.rl.config import RLConfig
 
 PERIOD = 50_000  # updates of one call of their `train`: eval_freq 50 × num_steps_per_epoch 1000
 # Tasks of theirs whose settings stand for sets that they did not tune.

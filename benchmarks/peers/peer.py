@@ -17,12 +17,12 @@ import numpy.typing as npt
 import torch
 from omegaconf import OmegaConf
 
-from cmpolicy.config import RLConfig
+from cmpolicy.cli.command import resolve_device
 from cmpolicy.errors import InputError
-from cmpolicy.front_door import resolve_device
-from cmpolicy.tasks.offline_rl import OfflineRL
-from cmpolicy.tasks.report import Results
+from cmpolicy.rl.config import RLConfig
+from cmpolicy.rl.task import OfflineRL
 from cmpolicy.training.loop import Evaluation
+from cmpolicy.training.report import Results
 from cmpolicy.training.run_directory import RunDirectory
 
 FloatArray = npt.NDArray[np.float32]

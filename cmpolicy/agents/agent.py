@@ -9,22 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from cmpolicy.array_types import FloatArray
 from cmpolicy.consistency.ema import ema_update, rising_decay
 from cmpolicy.consistency.randomness import draw_softmax
 from cmpolicy.consistency.sampling import few_step_levels
 from cmpolicy.datasets.transitions import Batch, TransitionDataset
 from cmpolicy.errors import InputError
-from cmpolicy.policy import ConsistencyPolicy
-from cmpolicy.policy_config import PolicyConfig
+from cmpolicy.policy.config import PolicyConfig
+from cmpolicy.policy.consistency_policy import ConsistencyPolicy
 
 M = TypeVar("M", bound=nn.Module)
 F = TypeVar("F", bound=Callable[..., Any])
-FloatArray = npt.NDArray[np.float32]
 Metrics = dict[str, Tensor]  # scalars on the device; nobody reads them between two logs
 LossFunction = Callable[..., tuple[Tensor, Metrics]]  # a pure function of modules and inputs
 LOWEST_RATE = 0.1  # of `cosine_decay`; not 0, an agent may go on in the environment
@@ -93,7 +91,7 @@ class Agent(nn.Module):
         average_policy: its exponential moving average, which acts.
         candidates: actions drawn when acting, of which one is taken.
         vectorize: maps a function of this agent's modules and a batch over seeds, where there are
-            several, see `cmpolicy.agents.stack`; the function itself for one.
+            several, see `cmpolicy.acceleration.stacked_agents`; the function itself for one.
         step: number of updates done, () int64 on the device.
         total_steps: length K of the training, for curricula.
     """

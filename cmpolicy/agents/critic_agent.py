@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cmpolicy.agents.agent import Agent, AgentConfig, Metrics, Spaces, adam, frozen_copy
-from cmpolicy.datasets.multi_step import discounted_returns, n_step
+from cmpolicy.datasets.n_step_returns import discounted_returns, n_step
 from cmpolicy.datasets.transitions import Batch, TransitionDataset
 from cmpolicy.networks.critic import EnsembleCritic
 from cmpolicy.networks.mlp import ACTIVATIONS

@@ -12,8 +12,8 @@ from cmpolicy.agents.agent import AgentConfig, Metrics
 from cmpolicy.agents.critic_agent import CriticAgent, CriticConfig
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.datasets.transitions import Batch
-from cmpolicy.diffusion_policy import DiffusionPolicy, DiffusionPolicyConfig
-from cmpolicy.policy import ConsistencyPolicy
+from cmpolicy.policy.consistency_policy import ConsistencyPolicy
+from cmpolicy.policy.diffusion_policy import DiffusionPolicy, DiffusionPolicyConfig
 
 
 @dataclass

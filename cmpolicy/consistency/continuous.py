@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmpolicy.consistency.metrics import edm_weight, metric_named, squared, weighted
+from cmpolicy.consistency.loss_metrics import edm_weight, metric_named, squared, weighted
 from cmpolicy.consistency.parameterization import (
     LevelFunction,
     Parameterization,

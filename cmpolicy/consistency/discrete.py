@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmpolicy.consistency.metrics import Metric, edm_weight, metric_named, weighted
+from cmpolicy.consistency.loss_metrics import Metric, edm_weight, metric_named, weighted
 from cmpolicy.consistency.parameterization import (
     LevelFunction,
     Parameterization,

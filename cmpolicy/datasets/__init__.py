@@ -2,7 +2,7 @@
 
 from cmpolicy.datasets.d4rl_hdf5 import load_hdf5
 from cmpolicy.datasets.minari_source import load_minari
-from cmpolicy.datasets.multi_step import n_step
+from cmpolicy.datasets.n_step_returns import n_step
 from cmpolicy.datasets.reference_scores import normalized_score, reference_scores
 from cmpolicy.datasets.resolve import SOURCES, load_path, resolve_dataset
 from cmpolicy.datasets.rewards import REWARDS, transform_rewards

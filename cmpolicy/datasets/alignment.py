@@ -8,9 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cmpolicy.datasets.checked_arrays import (
-    BoolArray,
-    FloatArray,
+from cmpolicy.array_types import BoolArray, FloatArray
+from cmpolicy.datasets.array_validation import (
     check_equal_lengths,
     checked_flags,
     checked_matrix,

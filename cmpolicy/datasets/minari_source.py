@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmpolicy.datasets.alignment import Episode
-from cmpolicy.datasets.download import unreachable
 from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
+from cmpolicy.download import unreachable
 from cmpolicy.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from os import PathLike
 from pathlib import Path
 
 from cmpolicy.datasets.d4rl_catalogue import D4RL_FILES, recognised
+from cmpolicy.datasets.d4rl_download import d4rl_directory, d4rl_on_disk, download_d4rl
 from cmpolicy.datasets.d4rl_hdf5 import load_hdf5
 from cmpolicy.datasets.d4rl_package import load_d4rl_package
-from cmpolicy.datasets.download import d4rl_directory, d4rl_on_disk, download_d4rl
 from cmpolicy.datasets.minari_source import (
     download_minari,
     load_minari,

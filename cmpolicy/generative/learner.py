@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cmpolicy.consistency.diffusion import batch_denoiser
-from cmpolicy.consistency.metrics import Metric
+from cmpolicy.consistency.loss_metrics import Metric
 from cmpolicy.consistency.parameterization import PARAMETERIZATIONS, LevelFunction
 from cmpolicy.consistency.randomness import Draws, draw
 from cmpolicy.errors import InputError
@@ -21,8 +21,8 @@ from cmpolicy.generative.models import (
     LevelModel,
     teacher_parameterization,
 )
-from cmpolicy.networks.unet_layers import SharedDropout, share_masks
-from cmpolicy.training.distribution import Ranks
+from cmpolicy.networks.shared_dropout import SharedDropout, share_masks
+from cmpolicy.training.distributed import Ranks
 
 LossOf = Callable[[Tensor, Tensor | None, Draws], Tensor]  # (x₀, condition, draws) → (B,)
 SIGMA_DATA = 0.5  # the data is scaled to it: EDM's defaults for levels are made for it

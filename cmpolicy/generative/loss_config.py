@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from cmpolicy.consistency.discrete import DiscreteConsistency
+from cmpolicy.consistency.loss_metrics import Metric
 from cmpolicy.consistency.losses import DIFFUSIONS, DISTILLATIONS, LOSSES, Loss
-from cmpolicy.consistency.metrics import Metric
 from cmpolicy.consistency.parameterization import PARAMETERIZATIONS
 
 OPTIMIZERS = ("adam", "radam")

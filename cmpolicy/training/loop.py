@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from tqdm import tqdm
 
-from cmpolicy.training.distribution import Ranks
+from cmpolicy.training.distributed import Ranks
 from cmpolicy.training.interruption import Interrupted, InterruptionGuard
 from cmpolicy.training.random_state import GlobalRandomState, RandomState
 from cmpolicy.training.run_directory import RunDirectory

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from cmpolicy.training.distribution import Ranks
+from cmpolicy.training.distributed import Ranks
 
 
 class RandomState(Protocol):

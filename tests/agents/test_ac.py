@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cmpolicy.agents import ConsistencyAC, Spaces
 from cmpolicy.agents.ac import ACConfig
 from cmpolicy.datasets.transitions import Batch, TransitionDataset
-from cmpolicy.policy_config import PolicyConfig
+from cmpolicy.policy.config import PolicyConfig
 
 OBS_DIM, ACTION_DIM = 3, 2
 SPACES = Spaces(OBS_DIM, [-1.0, -1.0], [1.0, 1.0])

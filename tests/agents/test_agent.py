@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cmpolicy.agents import AGENTS, Agent, AgentConfig, Spaces
 from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.errors import InputError
-from cmpolicy.policy_config import PolicyConfig
+from cmpolicy.policy.config import PolicyConfig
 from cmpolicy.training.checkpoint import load_state, save_state
 
 OBS_DIM, ACTION_DIM = 5, 2

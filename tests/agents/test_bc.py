@@ -10,7 +10,7 @@ from cmpolicy.agents import ConsistencyBC, Spaces
 from cmpolicy.agents.bc import BCConfig
 from cmpolicy.datasets.transitions import Batch, TransitionDataset
 from cmpolicy.errors import InputError
-from cmpolicy.policy_config import PolicyConfig
+from cmpolicy.policy.config import PolicyConfig
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ import torch
 
 from cmpolicy.agents import DiffusionQL, Spaces
 from cmpolicy.agents.diffusion_ql import DiffusionQLConfig
-from cmpolicy.datasets.toys import Bandit, find_toy
 from cmpolicy.datasets.transitions import TransitionDataset
-from cmpolicy.diffusion_policy import DiffusionPolicy, DiffusionPolicyConfig
+from cmpolicy.policy.diffusion_policy import DiffusionPolicy, DiffusionPolicyConfig
+from cmpolicy.toys.dataset import Bandit, find_toy
 
 OBS_DIM, ACTION_DIM = 3, 2
 SPACES = Spaces(OBS_DIM, [-1.0, -1.0], [1.0, 1.0])

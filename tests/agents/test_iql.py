@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from cmpolicy.agents import ConsistencyIQL, Spaces
 from cmpolicy.agents.iql import IQLConfig, expectile_loss
-from cmpolicy.datasets.toys import Bandit, find_toy
 from cmpolicy.datasets.transitions import TransitionDataset
-from cmpolicy.policy_config import PolicyConfig
+from cmpolicy.policy.config import PolicyConfig
+from cmpolicy.toys.dataset import Bandit, find_toy
 
 OBS_DIM, ACTION_DIM = 3, 2
 SPACES = Spaces(OBS_DIM, [-1.0, -1.0], [1.0, 1.0])

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from cmpolicy.config import EvaluateConfig
-from cmpolicy.evaluate import evaluate
+from cmpolicy.evaluate import EvaluateConfig, evaluate
 
 
 def test_each_column_is_what_evaluate_says(load: Any, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from cmpolicy.config import RLConfig
-from cmpolicy.front_door import resolve_device
-from cmpolicy.training.precision import resolve_precision
+from cmpolicy.acceleration.precision import resolve_precision
+from cmpolicy.cli.command import resolve_device
+from cmpolicy.rl.config import RLConfig
 
 PEERS = Path(__file__).resolve().parents[2] / "benchmarks" / "peers"
 

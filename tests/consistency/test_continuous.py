@@ -16,8 +16,8 @@ from cmpolicy.consistency.continuous import (
     tangent,
     trigflow_tangent,
 )
+from cmpolicy.consistency.loss_metrics import weighted
 from cmpolicy.consistency.losses import DISTILLATIONS, LOSSES
-from cmpolicy.consistency.metrics import weighted
 from cmpolicy.consistency.parameterization import (
     KarrasParameterization,
     LevelFunction,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from cmpolicy.consistency.discrete import ConsistencyTraining, ImprovedConsistencyTraining
+from cmpolicy.consistency.loss_metrics import METRICS
 from cmpolicy.consistency.losses import LOSSES
-from cmpolicy.consistency.metrics import METRICS
 from cmpolicy.consistency.parameterization import KarrasParameterization
 
 Array = npt.NDArray[np.float64]

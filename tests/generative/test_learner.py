@@ -10,13 +10,13 @@ from torch import Tensor
 
 from cmpolicy.consistency.losses import DISTILLATIONS, LOSSES
 from cmpolicy.consistency.parameterization import EDMParameterization
-from cmpolicy.datasets.toys import ToyBatch
 from cmpolicy.errors import InputError
 from cmpolicy.generative.learner import GenerativeLearner
 from cmpolicy.generative.loss_config import LossConfig
-from cmpolicy.networks.fourier_mlp import FourierMLP
-from cmpolicy.networks.unet import UNet, UNetConfig
-from cmpolicy.networks.unet_layers import share_masks
+from cmpolicy.images.unet import UNet, UNetConfig
+from cmpolicy.networks.shared_dropout import share_masks
+from cmpolicy.toys.dataset import ToyBatch
+from cmpolicy.toys.fourier_mlp import FourierMLP
 
 
 class Gaussian:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cmpolicy.training.distribution import Ranks
+from cmpolicy.training.distributed import Ranks
 from cmpolicy.training.random_state import GlobalRandomState, OwnRandomState
 
 

@@ -1,0 +1,1 @@
+"""Everything about speed: compilation, CUDA graphs, precision, seeds that train as one stack."""

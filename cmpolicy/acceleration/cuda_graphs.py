@@ -1,0 +1,64 @@
+"""Updates as CUDA graphs, several a replay."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+from cmpolicy.acceleration.compiled_update import Compilable, Metrics
+from cmpolicy.acceleration.updates import Updates
+
+WARM_UPS = 3  # eager updates before a capture, in which libraries and optimisers allocate
+UPDATES_A_REPLAY = 10
+
+
+class GraphedUpdates:
+    """Updates as CUDA graphs, several a replay; the batch's index is drawn in the graph as well.
+
+    The first updates are eager ones on a side stream, which capturing needs to be warm. A graph
+    reads and writes the tensors that were there when it was captured: no state may be loaded into
+    the learner between two calls. Random numbers go on where torch's generator of the device is,
+    or where the generators of stacked seeds are.
+    """
+
+    def __init__(self, updates: Updates, learner: Compilable) -> None:
+        self.updates, self.generators = updates, learner.generators
+        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self.warm = 0
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Metrics]] = {}
+        for optimizer in learner.core.optimizers.values():
+            for group in optimizer.param_groups:
+                group["capturable"] = True
+
+    def __call__(self, most: int) -> tuple[int, Metrics]:
+        if self.warm < WARM_UPS:
+            self.warm += 1
+            return 1, self.update_aside()
+        size = UPDATES_A_REPLAY if most >= UPDATES_A_REPLAY else 1
+        if size not in self.graphs:
+            self.graphs[size] = self.capture(size)
+        graph, metrics = self.graphs[size]
+        graph.replay()
+        return size, metrics
+
+    def update_aside(self) -> Metrics:
+        """An eager update on the side stream."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+            metrics = self.updates.update()
+        torch.cuda.current_stream().wait_stream(self.stream)
+        return metrics
+
+    def capture(self, size: int) -> tuple[torch.cuda.CUDAGraph, Metrics]:
+        """Record `size` updates, none of which is carried out."""
+        graph: Any = torch.cuda.CUDAGraph()
+        for generator in self.generators:
+            graph.register_generator_state(generator)
+        metrics: Metrics = {}
+        with torch.cuda.graph(graph):
+            for _ in range(size):
+                metrics = self.updates.update()
+        return graph, metrics

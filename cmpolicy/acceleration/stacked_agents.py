@@ -1,0 +1,196 @@
+"""Agents of several seeds that are updated as one: their parameters stacked, their losses mapped.
+
+What differs between seeds is their parameters, what optimisers keep of these, and their random
+numbers. Buffers are the statistics of the data and the count of updates, which all share. Whatever
+happens in place, optimisers and averages, is elementwise and takes stacked parameters as they are;
+losses are mapped over the seeds by `torch.func.vmap`, and their sum differentiated.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from cmpolicy.acceleration.functional_module import Caller
+from cmpolicy.agents.agent import Agent, Metrics
+from cmpolicy.array_types import FloatArray
+from cmpolicy.consistency.randomness import Tape, drawing_from, requests_of
+from cmpolicy.datasets.transitions import Batch
+
+F = TypeVar("F", bound=Callable[..., Any])
+Optimized = tuple[torch.optim.Optimizer, Tensor]  # one of the parameters that it moves
+SHARED = {"step"}  # of Adam's state: the count of updates, which no seed has for itself
+
+
+class AgentStack(nn.Module):
+    """R agents of one configuration that a single `update` trains.
+
+    As a module it has the stacked parameters, the buffers, and what an update draws.
+
+    Each remains an agent by itself, that acts and is saved: its parameters become views into the
+    stacked ones. Alone it would come out the same, up to the order in which products are summed.
+
+    Args:
+        agents: alike but for their parameters, all after the same number of updates; of the
+            buffers, those of the first one hold for all.
+        generators: where each draws from.
+    """
+
+    def __init__(self, agents: Sequence[Agent], generators: Sequence[torch.Generator]) -> None:
+        super().__init__()
+        self.agents, self.generators = list(agents), list(generators)
+        self.stacked = copy.deepcopy(self.agents[0])
+        self.stacked.vectorize = self.over_seeds
+        update = self.reading_the_tape(self.stacked.update)
+        self.stacked.update = update  # type: ignore[assignment, method-assign]
+        self.tape: Tape | None = None
+        self.gather_parameters()
+        self.gather_optimizers()
+
+    @property
+    def core(self) -> Agent:
+        """What `update` trains: the stacked agent, whose draws come from the tape."""
+        return self.stacked
+
+    def update(self, batch: Batch) -> Metrics:
+        """One update of every seed: batches (R, B, …) → metrics (R,)."""
+        if self.tape is None:
+            probe = copy.deepcopy(self.agents[0])
+            first = Batch(*(column[0] for column in batch))
+            self.tape = Tape(requests_of(lambda: probe.update(first)), len(self.agents))
+            for i, numbers in enumerate(self.tape.numbers):
+                self.register_buffer(f"drawn_{i}", numbers, persistent=False)
+        self.tape.record(self.generators)
+        metrics = self.stacked.update(batch)
+        if not self.optimizers_shared:
+            self.share_optimizers()
+        return metrics
+
+    def reading_the_tape(self, update: Callable[[Batch], Metrics]) -> Callable[[Batch], Metrics]:
+        """`update`, which reads what was recorded for it from the beginning to the end."""
+
+        def read_all(batch: Batch) -> Metrics:
+            assert self.tape is not None, "recording comes first"
+            self.tape.position = 0  # a compiler that then failed may have read it before
+            metrics = update(batch)
+            self.tape.check_read()
+            return metrics
+
+        return read_all
+
+    def act_with(self, generators: Sequence[torch.Generator]) -> Callable[[FloatArray], FloatArray]:
+        """A function that acts for all seeds at once: (R, N, obs_dim) → (R, N, action_dim).
+
+        Each seed draws from its own of the generators what its agent's `act` would draw.
+        """
+        tape: Tape | None = None
+
+        @torch.inference_mode()
+        def act(observations: FloatArray) -> FloatArray:
+            nonlocal tape
+            obs = torch.from_numpy(observations).to(self.stacked.step.device)
+            if tape is None:
+                tape = Tape(requests_of(lambda: self.agents[0].choose(obs[0])), len(self.agents))
+            tape.record(generators)
+            choose = self.mapped(self.stacked.choose, tape, tape.numbers)
+            actions: FloatArray = choose(obs).cpu().numpy()
+            tape.check_read()
+            return actions
+
+        return act
+
+    def over_seeds(self, function: F) -> F:
+        """`function` of every seed's modules, inputs (R, …) and draws → its outputs, (R, …)."""
+        tape = self.tape
+        assert tape is not None, "update comes first"
+        begin = tape.position
+
+        @functools.wraps(function)
+        def of_all(*inputs: Any) -> Any:
+            # Both are asked for here, because tracing puts others in their place.
+            numbers = [self.get_buffer(f"drawn_{i}") for i in range(len(tape.numbers))]
+            tape.position = begin
+            return self.mapped(function, tape, numbers)(*inputs)
+
+        return of_all  # type: ignore[return-value]
+
+    def mapped(self, function: F, tape: Tape, numbers: list[Tensor]) -> F:
+        """`over_seeds`, with `numbers` for the draws of `tape`."""
+        caller = Caller(self.stacked)
+
+        def of_one(parameters: dict[str, Tensor], numbers: list[Tensor], inputs: Any) -> Any:
+            with drawing_from(tape.source(numbers)):
+                return functional_call(caller, parameters, (function, *inputs), tie_weights=False)
+
+        def of_all(*inputs: Any) -> Any:
+            return vmap(of_one)(dict(caller.named_parameters()), numbers, inputs)
+
+        return of_all  # type: ignore[return-value]
+
+    def gather_parameters(self) -> None:
+        """Stack the agents' parameters, of which theirs become views."""
+        rows = [dict(agent.named_parameters()) for agent in self.agents]
+        with torch.no_grad():
+            for name, parameter in self.stacked.named_parameters():
+                parameter.data = torch.stack([row[name] for row in rows])
+                for row, view in zip(rows, parameter.data.unbind(), strict=True):
+                    row[name].data = view
+        for name, buffer in self.agents[0].named_buffers():
+            for agent in (self.stacked, *self.agents):
+                path, _, leaf = name.rpartition(".")
+                setattr(agent.get_submodule(path), leaf, buffer)
+
+    def gather_optimizers(self) -> None:
+        """Stack the states of the agents' optimisers, as they now are."""
+        for (optimizer, stacked), *own in self.optimized():
+            states = [one.state.get(p, {}) for one, p in own]
+            optimizer.state[stacked] = {
+                key: value.clone() if key in SHARED else torch.stack([s[key] for s in states])
+                for key, value in states[0].items()
+            }
+        self.optimizers_shared = False
+
+    def share_optimizers(self) -> None:
+        """Let the agents' optimisers see their part of the stacked states, which exist by now."""
+        for (optimizer, stacked), *own in self.optimized():
+            for i, (one, p) in enumerate(own):
+                one.state[p] = {
+                    key: value if key in SHARED else value[i]
+                    for key, value in optimizer.state[stacked].items()
+                }
+        self.optimizers_shared = True
+
+    def optimized(self) -> Iterator[tuple[Optimized, ...]]:
+        """Each parameter that an optimiser moves: the stacked one, then every agent's own."""
+        for name in self.stacked.optimizers:
+            optimizers = [agent.optimizers[name] for agent in (self.stacked, *self.agents)]
+            parameters = [
+                [p for group in optimizer.param_groups for p in group["params"]]
+                for optimizer in optimizers
+            ]
+            for row in zip(*parameters, strict=True):
+                yield tuple(zip(optimizers, row, strict=True))
+
+    def limits(self) -> dict[str, tuple[float, str]]:
+        """None of all: each agent has its own."""
+        return {}
+
+    def training_state(self) -> dict[str, Any]:
+        """Everything that a resumed training needs: each agent's own."""
+        return {"agents": [agent.training_state() for agent in self.agents]}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `training_state` gave.
+
+        Raises:
+            InputError: if it is another agent's.
+        """
+        for agent, own in zip(self.agents, state["agents"], strict=True):
+            agent.load_training_state(own)
+        self.gather_optimizers()

@@ -1,0 +1,1 @@
+"""What the commands share: composition of configurations, errors, resumed runs."""

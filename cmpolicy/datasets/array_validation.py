@@ -1,0 +1,95 @@
+"""Arrays of a stranger's file, checked and brought to float32 before anything is built on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmpolicy.array_types import BoolArray, FloatArray
+from cmpolicy.errors import InputError
+
+
+def checked_matrix(name: str, values: Any) -> FloatArray:
+    """`values` as a C-contiguous float32 array of shape (N, d), every entry finite.
+
+    Raises:
+        InputError: not numbers, not two-dimensional, empty, or NaN/inf (the first bad row named).
+    """
+    array = _numbers(name, values)
+    if array.ndim != 2 or 0 in array.shape:
+        raise InputError(
+            f"{name} has shape {array.shape}, expected (steps, size) with at least one of each; "
+            "flatten each step to a vector"
+        )
+    return _finite(name, array)
+
+
+def checked_vector(name: str, values: Any) -> FloatArray:
+    """`values` as a float32 array of shape (N,), every entry finite; (N, 1) is taken as (N,).
+
+    Raises:
+        InputError: not numbers, not one-dimensional, or NaN/inf (the first bad row named).
+    """
+    return _finite(name, _column(name, _numbers(name, values)))
+
+
+def checked_flags(name: str, values: Any) -> BoolArray:
+    """`values` as a bool array of shape (N,); numbers must be 0 or 1; (N, 1) is taken as (N,).
+
+    Raises:
+        InputError: another shape, or an entry that is neither 0 nor 1 (the first bad row named).
+    """
+    array = _column(name, _numbers(name, values))
+    if array.dtype != np.bool_:
+        wrong = ~((array == 0) | (array == 1))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise InputError(f"{name}[{row}] is {array[row]}, expected 0 or 1 for every step")
+    return array.astype(np.bool_)
+
+
+def check_equal_lengths(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse arrays of one file that do not hold the same number of steps.
+
+    Raises:
+        InputError: the lengths differ; every length is said.
+    """
+    if len({len(array) for array in arrays.values()}) > 1:
+        said = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
+        raise InputError(f"the arrays differ in length ({said}), expected one row a step in each")
+
+
+def _numbers(name: str, values: Any) -> NDArray[Any]:
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise InputError(f"{name} is ragged, expected one array of equal rows") from None
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{name} has dtype {array.dtype}, expected numbers (float, int or bool)")
+    return array
+
+
+def _column(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    if array.ndim == 2 and array.shape[1] == 1:  # some of D4RL's files store columns
+        array = array[:, 0]
+    if array.ndim != 1 or len(array) == 0:
+        raise InputError(
+            f"{name} has shape {array.shape}, expected (steps,): one number a step, at least one"
+        )
+    return array
+
+
+def _finite(name: str, array: NDArray[Any]) -> FloatArray:
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, refused below
+        single = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(single).all():
+        bad: BoolArray = np.asarray(~np.isfinite(single).reshape(len(single), -1).all(axis=1))
+        row = int(np.argmax(bad))
+        raise InputError(
+            f"{name}[{row}] holds NaN or inf (as {int(bad.sum())} of {len(bad)} rows do), "
+            "expected finite numbers; drop the broken episodes or record them again"
+        )
+    return single

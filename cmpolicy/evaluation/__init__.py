@@ -1,1 +1,0 @@
-"""Rollouts, scores and pictures of agents."""

@@ -1,0 +1,1 @@
+"""Images: data, networks, training, metrics, sampling and editing."""

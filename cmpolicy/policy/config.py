@@ -1,0 +1,85 @@
+"""What a ConsistencyPolicy is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from cmpolicy.consistency.losses import LOSSES, Loss
+from cmpolicy.consistency.parameterization import PARAMETERIZATIONS, Parameterization
+from cmpolicy.consistency.sampling import check_levels
+from cmpolicy.networks.embeddings import EMBEDDINGS
+from cmpolicy.networks.mlp import ACTIVATIONS
+from cmpolicy.policy.action_bounds import BOUNDS
+
+# Where actions want other values than the images that a loss was tuned on: on hopper one-step
+# actions are best with iCT's first ten levels (benchmarks/results/hopper_medium.md).
+LOSS_DEFAULTS: dict[str, dict[str, Any]] = {"ict": {"s1": 10}}
+
+
+@dataclass
+class PolicyConfig:
+    """What a ConsistencyPolicy is made of.
+
+    Attributes:
+        hidden, activation, embedding: of the network, see `ConditionalMLP`.
+        bound: ``tanh``, ``clamp`` or ``squash``, see `ActionBound`.
+        parameterization: ``karras`` (Song et al. 2023), ``trigflow`` (Lu & Song 2024) or
+            ``ding_jin``.
+        loss: a name in `cmpolicy.consistency.losses.LOSSES`.
+        loss_options: hyperparameters of that loss, over LOSS_DEFAULTS.
+        sigma_min, sigma_max: ε and the level at which sampling begins; the data's σ_d is 0.5. At
+            σ_max = 80, which is that of images, a loss of weight 1/Δσ hardly reaches the level
+            from which one step samples.
+        steps: network calls an action, on a Karras grid.
+        levels: noise levels of sampling, decreasing, in place of `steps`.
+        normalize_obs: standardise observations before they enter the network.
+
+    Raises:
+        ValueError: for an unknown name or a value out of range.
+    """
+
+    hidden: list[int] = field(default_factory=lambda: [256, 256])
+    activation: str = "silu"
+    embedding: str = "fourier"
+    bound: str = "tanh"
+    parameterization: str = "karras"
+    loss: str = "ict"
+    loss_options: dict[str, Any] = field(default_factory=dict)
+    sigma_min: float = 0.002
+    sigma_max: float = 10.0
+    steps: int = 1
+    levels: list[float] | None = None
+    normalize_obs: bool = True
+
+    PARAMETERIZATIONS: ClassVar[dict[str, Callable[..., Parameterization]]] = {**PARAMETERIZATIONS}
+    LOSSES: ClassVar[dict[str, Callable[..., Loss]]] = LOSSES
+
+    def __post_init__(self) -> None:
+        for key, names in (
+            ("bound", BOUNDS),
+            ("activation", ACTIVATIONS),
+            ("embedding", EMBEDDINGS),
+            ("parameterization", self.PARAMETERIZATIONS),
+            ("loss", self.LOSSES),
+        ):
+            value = getattr(self, key)
+            if value not in names:
+                raise ValueError(f"unknown {key} {value!r}, expected one of {', '.join(names)}")
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(
+                f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}"
+            )
+        if self.steps < 1 or not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"steps and hidden must be positive, got {self.steps}, {self.hidden}")
+        if self.levels is not None:
+            check_levels(self.levels, 0.0)
+        try:
+            self.make_loss()
+        except TypeError as error:
+            raise ValueError(f"loss_options do not fit loss {self.loss!r}: {error}") from None
+
+    def make_loss(self) -> Loss:
+        """The consistency loss that `loss` and `loss_options` describe."""
+        return self.LOSSES[self.loss](**{**LOSS_DEFAULTS.get(self.loss, {}), **self.loss_options})

@@ -1,0 +1,278 @@
+"""ConsistencyPolicy: a network, the consistency core and a bound on actions."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from cmpolicy.atomic_file import write_atomically
+from cmpolicy.consistency.ema import ema_update
+from cmpolicy.consistency.randomness import normal, sobol_normal
+from cmpolicy.consistency.sampling import few_step_levels, find_mode
+from cmpolicy.errors import InputError
+from cmpolicy.networks.mlp import ConditionalMLP
+from cmpolicy.policy.action_bounds import LATENT_STD, ActionBound
+from cmpolicy.policy.config import PolicyConfig
+from cmpolicy.policy.few_step_sampler import FewStepSampler
+
+FORMAT = "cmpolicy.policy.v2"  # v1 had the bound of tanh actions elsewhere
+MODE_BANDWIDTH = 0.4  # of half an action's range
+DAMAGED = (safetensors.SafetensorError, OSError, RuntimeError, TypeError, ValueError, KeyError)
+
+
+class ConsistencyPolicy(nn.Module):
+    """π(a|s): a state-conditioned consistency model whose actions never leave their bounds.
+
+    `policy(obs)` samples differentiably, `policy.loss(obs, action)` is the consistency loss,
+    `policy.act(obs)` goes from NumPy to NumPy.
+
+    Args:
+        obs_dim, action_dim: dimensions.
+        action_low, action_high: bounds of the environment, a number or (action_dim,).
+        config: what it is made of.
+        **overrides: fields of PolicyConfig, e.g. ``bound="clamp", steps=2``.
+
+    Raises:
+        ValueError: for an unknown name or a value out of range.
+    """
+
+    obs_mean: Tensor
+    obs_std: Tensor
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        action_low: float | Sequence[float] = -1.0,
+        action_high: float | Sequence[float] = 1.0,
+        config: PolicyConfig | None = None,
+        **overrides: Any,
+    ) -> None:
+        super().__init__()
+        self.config = config = dataclasses.replace(config or PolicyConfig(), **overrides)
+        self.obs_dim, self.action_dim = obs_dim, action_dim
+        self.parameterization = config.PARAMETERIZATIONS[config.parameterization](
+            LATENT_STD, config.sigma_min, config.sigma_max
+        )
+        grid = few_step_levels(config.steps, self.parameterization)
+        self.levels = grid if config.levels is None else list(config.levels)
+        self.consistency_loss = config.make_loss()
+        self.bound = ActionBound(config.bound, action_dim, action_low, action_high)
+        self.network = ConditionalMLP(
+            action_dim, obs_dim, config.hidden, config.activation, config.embedding
+        )
+        self.target_network: nn.Module | None = None
+        if self.consistency_loss.needs_target_ema:
+            self.target_network = copy.deepcopy(self.network).requires_grad_(False)
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
+        self.sampler = self.sampler_at(self.levels)
+
+    @torch.no_grad()
+    def fit_normalizers(self, observations: Tensor, actions: Tensor) -> None:
+        """Measure the statistics of the data; they are saved with the weights.
+
+        Args:
+            observations: (N, obs_dim).
+            actions: (N, action_dim), in the environment's units.
+        """
+        if self.config.normalize_obs:
+            self.obs_mean.copy_(observations.mean(0))
+            self.obs_std.copy_(observations.std(0).clamp_min(1e-3))
+        self.bound.fit(actions)
+
+    def encode(self, actions: Tensor) -> Tensor:
+        """Actions in the environment's units → x₀ of the consistency model, (B, action_dim)."""
+        return self.bound.encode(actions)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """x₀ of the consistency model → actions inside the environment's bounds."""
+        return self.bound.decode(x0)
+
+    def normalize(self, observations: Tensor) -> Tensor:
+        """Observations as the network sees them, (B, obs_dim)."""
+        return (observations - self.obs_mean) / self.obs_std
+
+    def f(
+        self, x: Tensor, sigma: Tensor, condition: Tensor, network: nn.Module | None = None
+    ) -> Tensor:
+        """The consistency function f(x_σ, σ | s) in latent space.
+
+        Args:
+            x: (B, action_dim) noisy latents.
+            sigma: () or (B,) noise levels.
+            condition: (B, obs_dim) normalised observations.
+            network: F, the online network if not given.
+        """
+        squash = self.bound.kind == "squash"
+        x = x.tanh() if squash else x
+        x0 = self.parameterization(network or self.network, x, sigma, condition)
+        return x0.tanh() if squash else x0
+
+    def sampler_at(self, levels: Sequence[float]) -> FewStepSampler:
+        """A sampler at noise levels of one's choice, decreasing."""
+        embedding, squash = self.network.embedding, self.bound.kind == "squash"
+        return FewStepSampler(self.parameterization, levels, embedding, self.obs_mean, squash)
+
+    def forward(
+        self,
+        observations: Tensor,
+        *,
+        noise: Tensor | None = None,
+        levels: Sequence[float] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Sample actions, differentiably: (B, obs_dim) → (B, action_dim) inside the bounds.
+
+        Args:
+            noise: z of the first step, (B, action_dim), or of all, (B, steps, action_dim); drawn
+                where it is not given.
+            levels: noise levels, decreasing; those of the policy if not given.
+        """
+        if observations.ndim != 2 or observations.shape[1] != self.obs_dim:
+            raise ValueError(
+                f"observations must have shape (batch, {self.obs_dim}), "
+                f"got {tuple(observations.shape)}"
+            )
+        sampler = self.sampler if levels is None else self.sampler_at(levels)
+        condition = self.normalize(observations)
+        shape = (observations.shape[0], self.action_dim)
+        if noise is None:
+            noise = normal(shape, condition, generator)
+        elif noise.shape not in (shape, whole := (shape[0], sampler.steps, shape[1])):
+            raise ValueError(f"noise must have shape {shape} or {whole}, got {tuple(noise.shape)}")
+        return self.decode(sampler.sample(self.network, noise, condition, generator))
+
+    def mode(
+        self,
+        observations: Tensor,
+        samples: int,
+        *,
+        levels: Sequence[float] | None = None,
+    ) -> Tensor:
+        """Where `samples` actions lie closest together: (B, obs_dim) → (B, action_dim).
+
+        A plain sample has the noise of the behaviour in it, a mean lies between modes. Every
+        observation's samples are of the same evenly spread noise, so that a mode depends on the
+        observation alone, and smoothly.
+        """
+        steps = self.sampler.steps if levels is None else len(levels)
+        points = sobol_normal(samples, steps * self.action_dim).reshape(samples, steps, -1)
+        noise = torch.tensor(points, device=self.obs_mean.device)
+        repeated = observations.repeat_interleave(samples, dim=0)
+        drawn = self(repeated, noise=noise.repeat(observations.shape[0], 1, 1), levels=levels)
+        unit = MODE_BANDWIDTH * self.bound.half_range
+        found = find_mode(drawn.view(-1, samples, self.action_dim) / unit) * unit
+        return found.clamp(self.bound.low, self.bound.high)
+
+    def loss(
+        self,
+        observations: Tensor,
+        actions: Tensor,
+        progress: Tensor | float = 1.0,
+        weight: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The consistency loss of a batch, a scalar.
+
+        Args:
+            observations: (B, obs_dim).
+            actions: (B, action_dim), in the environment's units.
+            progress: k/K over the whole training, for the curriculum of levels; 1 is its end.
+            weight: (B,), multiplies each sample's loss.
+        """
+        batch = len(observations)
+        for name, tensor, shape in (
+            ("observations", observations, (batch, self.obs_dim)),
+            ("actions", actions, (batch, self.action_dim)),
+            ("weight", weight, (batch,)),
+        ):
+            if tensor is not None and tensor.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+        condition = self.normalize(observations)
+        progress = torch.as_tensor(progress, dtype=condition.dtype, device=condition.device)
+        per_sample = self.consistency_loss(
+            lambda x, sigma: self.f(x, sigma, condition),
+            lambda x, sigma: self.f(x, sigma, condition, self.target_network),
+            self.encode(actions),
+            self.parameterization,
+            progress,
+            generator,
+        )
+        return per_sample.mean() if weight is None else (weight * per_sample).mean()
+
+    def update_target(self, progress: Tensor | float = 1.0) -> None:
+        """Move the target network of CT towards the online one; nothing to do for iCT."""
+        if self.target_network is not None:
+            done = torch.as_tensor(progress, device=self.obs_mean.device)
+            ema_update(self.target_network, self.network, self.consistency_loss.target_decay(done))
+
+    @torch.inference_mode()
+    def act(
+        self,
+        observation: npt.ArrayLike,
+        *,
+        mode_of: int = 1,
+        levels: Sequence[float] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Actions for an environment.
+
+        (obs_dim,) → (action_dim,), or (N, obs_dim) → (N, action_dim), float32. They are
+        samples, or with `mode_of` the mode of so many an observation, which draws nothing.
+        """
+        array = np.array(observation, dtype=np.float32)  # a copy: torch refuses read-only memory
+        batch = torch.from_numpy(array[None] if array.ndim == 1 else array)
+        batch = batch.to(self.obs_mean.device)
+        if mode_of > 1:
+            sampled = self.mode(batch, mode_of, levels=levels)
+        else:
+            sampled = self(batch, levels=levels, generator=generator)
+        actions: npt.NDArray[np.float32] = sampled.cpu().numpy()
+        return actions[0] if array.ndim == 1 else actions
+
+    def save(self, path: str | Path) -> None:
+        """Write weights, normalisers and configuration into one safetensors file."""
+        tensors = {name: t.contiguous().cpu() for name, t in self.state_dict().items()}
+        arguments = {
+            "obs_dim": self.obs_dim,
+            "action_dim": self.action_dim,
+            "action_low": self.bound.low.tolist(),
+            "action_high": self.bound.high.tolist(),
+            **dataclasses.asdict(self.config),
+        }
+        metadata = {"format": FORMAT, "arguments": json.dumps(arguments)}
+        write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> ConsistencyPolicy:
+        """Read a file that `save` wrote. No pickled code is executed.
+
+        Raises:
+            InputError: if the file is missing, damaged, or not a policy.
+        """
+        try:
+            with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise InputError(f"{path} is not a saved ConsistencyPolicy ({FORMAT})")
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            policy = cls(**json.loads(metadata["arguments"])).to(device)
+            policy.load_state_dict(state)
+        except FileNotFoundError:
+            raise InputError(f"no policy at {path}") from None
+        except DAMAGED as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path} is damaged or not a policy: {reason}") from error
+        return policy

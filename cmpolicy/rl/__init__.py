@@ -1,0 +1,1 @@
+"""Offline and online reinforcement learning: tasks, environments, rollouts, scores."""

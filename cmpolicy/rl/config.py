@@ -1,0 +1,159 @@
+"""Every key of an RL run, its type, its default and its range.
+
+Hydra composes `configs/` against these dataclasses, so a wrong key or type is refused; agents keep
+theirs beside their code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from cmpolicy.agents import AGENTS
+from cmpolicy.cli.run_config import RunConfig, check_positive, check_seed
+
+
+@dataclass
+class EnvConfig:
+    """A task: where its data is, and where a policy for it is evaluated.
+
+    Attributes:
+        name: what the run and the results call it.
+        id: Gymnasium id of the evaluation environment; null for the one that belongs to the data.
+        d4rl_id, d4rl_env_id: the D4RL dataset, and the environment that its data goes with.
+        max_episode_steps: where D4RL cuts the episodes of that environment, if not where Gymnasium
+            does; null for Gymnasium's.
+        minari_id: the Minari dataset.
+        reward: a name in `cmpolicy.datasets.rewards`.
+        eta: η of `agent=ac`, the one number of its that a suite may have for itself.
+        ding_jin: published per-task settings of Consistency-AC, read by `agent=ac_ding_jin`.
+    """
+
+    name: str = MISSING
+    id: str | None = None
+    d4rl_id: str | None = None
+    d4rl_env_id: str | None = None
+    max_episode_steps: int | None = None
+    minari_id: str | None = None
+    reward: str = "none"
+    eta: float = 0.001
+    ding_jin: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DatasetConfig:
+    """Where the transitions come from.
+
+    Attributes:
+        source: ``auto`` (see the README for the order), or the one source to use.
+        path: a D4RL-layout HDF5 file, a Minari dataset's directory or id.
+    """
+
+    source: str = "auto"
+    path: str | None = None
+
+
+@dataclass
+class EvalConfig:
+    """Evaluation in the environment.
+
+    Attributes:
+        every: updates between two evaluations.
+        episodes: of each evaluation during training.
+        final_episodes: of the evaluation of the last and the best checkpoint at the end.
+    """
+
+    every: int = 10_000
+    episodes: int = 10
+    final_episodes: int = 20
+
+    def __post_init__(self) -> None:
+        check_positive(self, "every", "episodes", "final_episodes")
+
+
+@dataclass
+class OnlineConfig:
+    """Training that goes on in the environment.
+
+    Attributes:
+        steps: of the environment, after the `steps` updates on the data alone, which may be 0.
+        updates_per_step: updates after each of them.
+        return_temperature: in place of the agent's from then on, where that is not 0: an agent's
+            own episodes differ by less than those in the data.
+    """
+
+    steps: int = 0
+    updates_per_step: int = 1
+    return_temperature: float = 0.02
+
+    def __post_init__(self) -> None:
+        check_positive(self, "updates_per_step")
+        if self.steps < 0 or self.return_temperature <= 0:
+            raise ValueError(
+                "need online.steps ≥ 0 and online.return_temperature > 0, got "
+                f"{self.steps} and {self.return_temperature}"
+            )
+
+
+@dataclass
+class RLConfig(RunConfig):
+    """Offline reinforcement learning: `python -m cmpolicy.train env=NAME`.
+
+    With `online.steps` the agent goes on in the environment afterwards.
+
+    Attributes:
+        seeds: several, trained at once on one device, each as with that `seed` alone: a list, or
+            how many from 0 on; null for `seed`.
+    """
+
+    OWN_KEY: ClassVar[str] = "agent"
+
+    seeds: Any = None
+    env: EnvConfig = field(default_factory=EnvConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    agent: Any = MISSING
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    online: OnlineConfig = field(default_factory=OnlineConfig)
+
+    @property
+    def updates(self) -> int:
+        """On the data alone, and online."""
+        return self.steps + self.online.steps * self.online.updates_per_step
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seeds is None:
+            return
+        if self.seed:
+            raise ValueError(f"give seed or seeds, got seed={self.seed} and seeds={self.seeds}")
+        if type(self.seeds) is int and self.seeds > 0:
+            self.seeds = list(range(self.seeds))
+        whole = isinstance(self.seeds, list) and all(type(seed) is int for seed in self.seeds)
+        if not whole or not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(
+                f"seeds must be a number above 0 or a list of different ones, got {self.seeds}"
+            )
+        for seed in self.seeds:
+            check_seed(seed)
+        if self.online.steps:
+            raise ValueError(
+                f"seeds train on data alone, got online.steps={self.online.steps}; give seed"
+            )
+
+    @classmethod
+    def schema_of(cls, stored: Any) -> RLConfig:
+        """With the configuration of the stored agent."""
+        return cls(agent=AGENTS[stored.agent.algorithm].Config())
+
+    def each_seed(self) -> list[RLConfig]:
+        """The configurations that would train each of `seeds` alone."""
+        return [replace(self, seed=seed, seeds=None) for seed in self.seeds]
+
+
+store = ConfigStore.instance()
+store.store(name="rl_schema", node=RLConfig)
+for name, agent in AGENTS.items():
+    store.store(group="agent", name=f"{name}_schema", node=agent.Config)

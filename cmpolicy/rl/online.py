@@ -1,0 +1,185 @@
+"""Offline-to-online: the agent acts between updates, and learns from what comes of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cmpolicy.agents import Agent
+from cmpolicy.agents.critic_agent import CriticAgent
+from cmpolicy.datasets.replay_buffer import ReplayBuffer
+from cmpolicy.datasets.rewards import Transform
+from cmpolicy.datasets.transitions import Batch, TransitionDataset
+from cmpolicy.errors import InputError
+from cmpolicy.rl.config import RLConfig
+from cmpolicy.rl.environments import Environment
+
+log = logging.getLogger("cmpolicy")
+
+FIRST_SEED = 2**48  # of episodes; those of evaluations are far below
+RECENT = 10  # episodes whose mean return is told
+
+
+class OnlineData:
+    """What the loop draws from: the data alone first, then the environment as well.
+
+    From update `config.steps` on, the agent does a step of the environment before every
+    `online.updates_per_step` updates. It explores by sampling, from torch's global generator.
+
+    Args:
+        offline: what `learner.prepare` gave.
+        transform: of rewards, as the data's.
+
+    Attributes:
+        returns: of the finished episodes, in the environment's reward.
+
+    Raises:
+        InputError: for an agent without critics.
+    """
+
+    def __init__(
+        self,
+        config: RLConfig,
+        learner: Agent,
+        offline: TransitionDataset,
+        environment: Environment,
+        transform: Transform,
+    ) -> None:
+        if not isinstance(learner, CriticAgent):
+            raise InputError(
+                f"online.steps={config.online.steps} with agent {config.agent.name}, which does "
+                "not learn from rewards; choose agent=ac, iql or diffusion_ql"
+            )
+        self.learner, self.offline, self.transform = learner, offline, transform
+        self.offline_updates = config.steps
+        self.updates_per_step = config.online.updates_per_step
+        self.first_seed = FIRST_SEED + config.seed * 2**24
+        beside = offline.at_return_temperature(config.online.return_temperature)
+        self.buffer = ReplayBuffer(
+            beside, config.online.steps, learner.config.n_step, learner.config.discount
+        )
+        self.env = environment.make()
+        self.observation: npt.NDArray[np.float32] | None = None  # None between two episodes
+        self.rewards: list[float] = []  # of the episode in progress
+        self.returns: list[float] = []
+        self.begun = 0  # episodes
+        self.updates: int | None = None
+
+    def sample(self, batch_size: int) -> Batch:
+        """A batch, after a step of the environment where one is due."""
+        if self.updates is None:
+            self.updates = int(self.learner.step)
+        online = self.updates - self.offline_updates
+        if online >= 0 and online % self.updates_per_step == 0:
+            self.act()
+        self.updates += 1
+        return (self.offline if online < 0 else self.buffer).sample(batch_size)
+
+    def act(self) -> None:
+        """One step of the environment, into the buffer."""
+        if self.observation is None:
+            self.reset()
+        assert self.observation is not None
+        before = self.observation
+        action = self.learner.act(before[None], mode_of=1)[0]
+        terminal, end = self.step(action)
+        self.buffer.add(
+            torch.from_numpy(before),
+            torch.from_numpy(action),
+            self.transform(torch.tensor(self.rewards[-1], device=self.learner.step.device)),
+            torch.from_numpy(self.observation),
+            terminal,
+            end,
+        )
+        if end:
+            self.finish_episode()
+
+    def reset(self) -> None:
+        """Begin an episode; its number is its seed, so that it can be repeated."""
+        observation, _ = self.env.reset(seed=self.first_seed + self.begun)
+        self.observation, self.rewards = np.array(observation, np.float32), []
+        self.begun += 1
+
+    def step(self, action: npt.NDArray[np.float32]) -> tuple[bool, bool]:
+        """Do an action: (the environment ended the episode, it ended at all)."""
+        observation, reward, terminated, truncated, _ = self.env.step(action)
+        self.observation = np.array(observation, np.float32)
+        self.rewards.append(float(reward))
+        return bool(terminated), bool(terminated or truncated)
+
+    def finish_episode(self) -> None:
+        """Count its return, which may be larger than any in the data."""
+        rewards = self.transform(torch.tensor(self.rewards, device=self.learner.step.device))
+        ends = torch.zeros_like(rewards, dtype=torch.bool)
+        ends[-1] = True
+        self.learner.widen_limits(rewards, ends)
+        self.returns.append(sum(self.rewards))
+        self.observation = None
+
+    def scalars(self) -> dict[str, float]:
+        """For the log; nothing while the environment has not begun."""
+        if self.buffer.size == 0:
+            return {}
+        told = {"online/environment_steps": float(self.buffer.size)}
+        if self.returns:
+            told["online/episode_return"] = float(np.mean(self.returns[-RECENT:]))
+        return told
+
+    def description(self) -> dict[str, Any]:
+        """What a result must say of it."""
+        return {
+            "begins_at_update": self.offline_updates,
+            "updates_per_step": self.updates_per_step,
+            "environment_steps": self.buffer.size,
+            "episodes": len(self.returns),
+            "recent_mean_return": float(np.mean(self.returns[-RECENT:])) if self.returns else None,
+        }
+
+    def training_state(self) -> dict[str, Any]:
+        """Everything that a resumed training needs."""
+        return {
+            "buffer": self.buffer.training_state(),
+            "returns": self.returns,
+            "begun": self.begun,
+            "offline_updates": self.offline_updates,
+        }
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `training_state` gave, the episode in progress by doing it again.
+
+        Raises:
+            InputError: if the environment has begun after another number of updates.
+        """
+        begins = state["offline_updates"]
+        if begins != self.offline_updates and len(state["buffer"]["online"]["rewards"]):
+            raise InputError(
+                f"the environment has begun after {begins} updates, steps={self.offline_updates} "
+                "cannot change that; give more online.steps"
+            )
+        self.buffer.load_training_state(state["buffer"])
+        self.returns, self.begun = list(state["returns"]), state["begun"]
+        self.observation, self.updates = None, None
+        if self.buffer.begin < self.buffer.size:
+            self.repeat_episode()
+
+    def repeat_episode(self) -> None:
+        """Bring the environment to where the episode in progress was, by its seed and actions."""
+        done = slice(self.buffer.begin, self.buffer.size)
+        self.begun -= 1
+        self.reset()
+        ended = False
+        for action in self.buffer.online.actions[done].cpu().numpy():
+            _, ended = self.step(action)
+            if ended:
+                break
+        recorded = self.buffer.online.next_observations[done][-1].cpu().numpy()
+        assert self.observation is not None
+        if ended or not np.array_equal(self.observation, recorded):
+            log.warning("this environment does not repeat itself; an episode begins anew")
+            self.buffer.abandon_episode()
+            self.observation = None

@@ -1,0 +1,85 @@
+"""Scores of an agent in its environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cmpolicy.rl.environments import Environment
+from cmpolicy.rl.rollout import Act, Episodes, roll_out, roll_out_seeds
+
+
+@dataclass(frozen=True)
+class Score:
+    """The outcome of an evaluation.
+
+    Attributes:
+        mean_return, return_standard_error: in the environment's reward.
+        normalized_score, score_standard_error: 0 is random and 100 the reference expert's mean
+            return; None where no reference is known.
+        episodes: how many, and `mean_length` their mean number of steps.
+    """
+
+    mean_return: float
+    return_standard_error: float
+    normalized_score: float | None
+    score_standard_error: float | None
+    episodes: int
+    mean_length: float
+
+    def __str__(self) -> str:
+        error = f"± {self.return_standard_error:.1f} over {self.episodes} episodes"
+        text = f"return {self.mean_return:.1f} {error}"
+        if self.normalized_score is None:
+            return text
+        score, score_error = self.normalized_score, self.score_standard_error
+        return f"normalised score {score:.1f} ± {score_error:.1f} ({text})"
+
+    @property
+    def headline(self) -> float:
+        """What checkpoints are compared by: the normalised score, or else the return."""
+        return self.mean_return if self.normalized_score is None else self.normalized_score
+
+
+def score_of(episodes: Episodes, references: tuple[float, float] | None) -> Score:
+    """Summarise episodes; `references` are D4RL's (minimum, maximum) return of the task."""
+    mean, error = episodes.mean_return, episodes.standard_error
+    low, high = references or (0.0, 0.0)
+    return Score(
+        mean_return=mean,
+        return_standard_error=error,
+        normalized_score=100 * (mean - low) / (high - low) if references else None,
+        score_standard_error=100 * error / (high - low) if references else None,
+        episodes=len(episodes.returns),
+        mean_length=float(episodes.lengths.mean()),
+    )
+
+
+def evaluate_agent(
+    act_with: Callable[[torch.Generator], Act],
+    env: Environment,
+    references: tuple[float, float] | None,
+    episodes: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Score:
+    """Roll out and score; the policy's noise has a generator of its own, seeded by `seed`."""
+    generator = torch.Generator(device=device).manual_seed(seed)
+    rolled = roll_out(act_with(generator), env.make, episodes, seed)
+    return score_of(rolled, references)
+
+
+def evaluate_agents(
+    act_with: Callable[[Sequence[torch.Generator]], Act],
+    env: Environment,
+    references: tuple[float, float] | None,
+    episodes: int,
+    seeds: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> list[Score]:
+    """`evaluate_agent` for each of R seeds; one call of what acts for all, (R, N, …), a step."""
+    generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
+    rolled = roll_out_seeds(act_with(generators), env.make, episodes, seeds)
+    return [score_of(each, references) for each in rolled]

@@ -1,0 +1,262 @@
+"""Reinforcement learning for the loop: data, agent, environment, results from a configuration."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+
+from cmpolicy.agents import AGENTS, Agent, Spaces
+from cmpolicy.datasets.reference_scores import reference_scores
+from cmpolicy.datasets.resolve import resolve_dataset
+from cmpolicy.datasets.rewards import reward_transform
+from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset, check_fits
+from cmpolicy.errors import InputError
+from cmpolicy.rl.config import EnvConfig, RLConfig
+from cmpolicy.rl.environments import Environment
+from cmpolicy.rl.learning_curve import draw_learning_curve
+from cmpolicy.rl.online import OnlineData
+from cmpolicy.rl.rollout import Act
+from cmpolicy.rl.score import Score, evaluate_agent
+from cmpolicy.training.loop import Evaluation
+from cmpolicy.training.run_directory import RunDirectory
+
+log = logging.getLogger("cmpolicy")
+
+
+class OfflineRL:
+    """One agent on one dataset, evaluated in one environment.
+
+    Attributes:
+        dataset: on the device, rewards transformed; with `online.steps` the environment beside it.
+        learner: the agent.
+        env: the evaluation environment.
+        references: D4RL's (minimum, maximum) return, or None.
+        seeds_at_once: how many share the device and the time of an update.
+
+    Raises:
+        InputError: for anything that does not exist or fit.
+    """
+
+    def __init__(self, config: RLConfig, device: torch.device) -> None:
+        self.config, self.device, self.seeds_at_once = config, device, 1
+        env = config.env
+        if config.dataset.path is None and not (env.d4rl_id or env.minari_id):
+            raise InputError(
+                "no task: give env=NAME, such as env=hopper-medium, "
+                "or dataset.path=FILE with env.id=ID"
+            )
+        dataset = resolve_dataset(
+            env.name,
+            d4rl_id=env.d4rl_id,
+            minari_id=env.minari_id,
+            source=config.dataset.source,
+            path=config.dataset.path,
+        )
+        self.info = dataset.info
+        self.env = evaluation_env(env, dataset.info)
+        self.references = references_of(self.env.id, dataset.info)
+        self.spaces = fitting_spaces(self.env, dataset)
+        self.learner = build_agent(config, self.spaces).to(device)
+        dataset = dataset.to(device)
+        transform = reward_transform(dataset, env.reward)
+        data = self.learner.prepare(dataset.replace(rewards=transform(dataset.rewards)))
+        self.dataset: TransitionDataset | OnlineData = data
+        if config.online.steps:
+            self.dataset = OnlineData(config, self.learner, data, self.env, transform)
+        self.announce()
+
+    def beside(self, config: RLConfig) -> OfflineRL:
+        """The same task for another seed: an agent of its own, the same data and environment."""
+        task = copy.copy(self)
+        task.config = config
+        task.learner = build_agent(config, self.spaces).to(self.device)
+        return task
+
+    def announce(self) -> None:
+        """Say what is trained on what; loudly, where scores do not compare."""
+        info = self.info
+        log.info("evaluation: %s   agent: %s", self.env.id, self.config.agent.name)
+        if self.config.online.steps:
+            log.info(
+                "online: after %d updates %d steps of %s, %d updates each",
+                self.config.steps,
+                self.config.online.steps,
+                self.env.id,
+                self.config.online.updates_per_step,
+            )
+        if not info.comparable and info.source != "sample":  # which has warned already
+            log.warning(
+                "scores on this data (%s) are NOT comparable with published ones.",
+                info.source,
+            )
+
+    def score(self, episodes: int, seed: int) -> Score:
+        """Evaluate the learner as it stands."""
+        return evaluate_agent(
+            act_with(self.learner), self.env, self.references, episodes, seed, self.device
+        )
+
+    def evaluate(self, step: int) -> Evaluation:
+        """The evaluation during training: the same environment seeds each time."""
+        return evaluation_of(self.score(self.config.eval.episodes, self.eval_seed), step)
+
+    def final_score(self) -> Score:
+        """The evaluation at the end, on environment seeds that no checkpoint was chosen by."""
+        return self.score(self.config.eval.final_episodes, self.final_seed)
+
+    @property
+    def eval_seed(self) -> int:
+        """Of the first episode during training, and of the noise."""
+        return 10_000 * (self.config.seed + 1)
+
+    @property
+    def final_seed(self) -> int:
+        """Of those at the end."""
+        return self.eval_seed + 5_000
+
+    def data_score(self) -> float:
+        """The mean of the data's own episodes, in the unit of the learning curve."""
+        if self.references is None:
+            return self.info.mean_return
+        low, high = self.references
+        return 100 * (self.info.mean_return - low) / (high - low)
+
+    def run_name(self) -> str:
+        """Task and agent, a path below output_dir."""
+        return f"{self.config.env.name}/{self.config.agent.name}"
+
+    def save_model(self, run: RunDirectory) -> None:
+        """Write policy.safetensors, which `ConsistencyPolicy.load` reads."""
+        self.learner.average_policy.save(run.path / "policy.safetensors")
+
+    def remark(self) -> None:
+        """Log the data's own score, and a warning where scores do not compare."""
+        log.info("mean of the data: %.1f", self.data_score())
+        if isinstance(self.dataset, OnlineData):
+            steps = self.dataset.buffer.size
+            log.info("the agent saw %d steps of the environment beside the data", steps)
+        elif not self.info.comparable:
+            log.warning("these scores are NOT comparable with published ones.")
+
+    def draw(
+        self,
+        run: RunDirectory,
+        evaluations: list[Evaluation],
+        error: str | None = None,
+        remark: str = "",
+    ) -> Path:
+        """Write learning_curve.png.
+
+        Args:
+            error: the scalar to draw as error; that over episodes if not given.
+            remark: at the end of the title.
+        """
+        normalized = self.references is not None
+        key = "eval/score_standard_error" if normalized else "eval/return_standard_error"
+        path = run.path / "learning_curve.png"
+        data = f"{self.info.dataset_id} ({self.info.source})"
+        draw_learning_curve(
+            path,
+            [e.step for e in evaluations],
+            [e.score for e in evaluations],
+            [e.scalars[error or key] for e in evaluations],
+            title=f"{self.config.agent.name} on {data}{remark}",
+            ylabel="normalised score" if normalized else "return",
+            data_mean=self.data_score() if np.isfinite(self.info.mean_return) else None,
+            online_from=self.config.steps if self.config.online.steps else None,
+        )
+        return path
+
+    def description(self) -> dict[str, Any]:
+        """What a result must say of its data and environment."""
+        dataset = asdict(self.info)
+        if self.references is not None:
+            dataset["mean_normalized_score"] = self.data_score()
+        online = {}
+        if isinstance(self.dataset, OnlineData):
+            online = {"online": self.dataset.description()}
+            dataset["comparable"] = False  # with what is trained on the data alone
+        return {
+            "task": self.config.env.name,
+            "agent": self.config.agent.name,
+            "seed": self.config.seed,
+            "seeds_at_once": self.seeds_at_once,
+            "dataset": dataset,
+            **online,
+            "environment": {**asdict(self.env), "reference_returns": self.references},
+            "spaces": self.spaces._asdict(),
+        }
+
+
+def build_agent(config: RLConfig, spaces: Spaces) -> Agent:
+    """The agent that `config.agent` describes, untrained."""
+    algorithm = config.agent.algorithm
+    if algorithm not in AGENTS:
+        raise InputError(f"unknown algorithm {algorithm!r}, expected one of {', '.join(AGENTS)}")
+    return AGENTS[algorithm](spaces, config.agent, config.steps or config.updates)
+
+
+def evaluation_of(score: Score, step: int) -> Evaluation:
+    """A score as the loop takes it."""
+    scalars = {f"eval/{k}": float(v) for k, v in asdict(score).items() if v is not None}
+    return Evaluation(step, score.headline, scalars)
+
+
+def act_with(
+    agent: Agent,
+    best_of: int | None = None,
+    mode_of: int | None = None,
+    steps: int | None = None,
+) -> Callable[[torch.Generator], Act]:
+    """A function that binds the agent's noise to a generator, for `evaluate_agent`."""
+
+    def bind(generator: torch.Generator) -> Act:
+        return lambda obs: agent.act(
+            obs, best_of=best_of, mode_of=mode_of, steps=steps, generator=generator
+        )
+
+    return bind
+
+
+def evaluation_env(env: EnvConfig, info: DatasetInfo) -> Environment:
+    """The configured environment, else the one recorded with the data, else D4RL's.
+
+    Raises:
+        InputError: if none is known.
+    """
+    layout = "d4rl" if info.source.startswith("d4rl") else "minari"
+    limit = None if info.env_spec else env.max_episode_steps
+    if env.id is None and info.env_id is not None:
+        return Environment(info.env_id, info.env_spec, layout, limit)
+    env_id = env.id or env.d4rl_env_id
+    if env_id is None:
+        raise InputError(
+            f"{info.dataset_id} does not say which environment it is from; give env.id="
+        )
+    return Environment(env_id, None, layout, limit)
+
+
+def references_of(env_id: str, info: DatasetInfo) -> tuple[float, float] | None:
+    """D4RL's reference returns of the environment, else those recorded with the data."""
+    if info.ref_min_score is not None and info.ref_max_score is not None:
+        return info.ref_min_score, info.ref_max_score
+    return reference_scores(env_id)
+
+
+def fitting_spaces(environment: Environment, dataset: TransitionDataset) -> Spaces:
+    """The environment's spaces, which the dataset is held against."""
+    env = environment.make()
+    try:
+        check_fits(dataset, env.observation_space, env.action_space)
+        actions = cast("Box", env.action_space)  # as `make` has checked
+        return Spaces(dataset.obs_dim, actions.low.tolist(), actions.high.tolist())
+    finally:
+        env.close()

@@ -1,1 +1,0 @@
-"""One file a domain: what a run needs of data, learner, evaluation and pictures, put together."""

@@ -1,0 +1,1 @@
+"""Toys of one and two dimensions: distributions, training, distances, figures."""

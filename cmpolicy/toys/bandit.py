@@ -1,0 +1,163 @@
+"""The bandit toy for the loop: a consistency actor of `agents`, guided by its critic.
+
+One-step episodes with one observation. The behaviour prefers a worse mode; cloning keeps its
+weights, and Q-guidance moves the mass to the best one.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cmpolicy.agents import Spaces
+from cmpolicy.agents.ac import ACConfig, ConsistencyAC
+from cmpolicy.consistency.losses import LOSSES
+from cmpolicy.errors import InputError
+from cmpolicy.policy.config import PolicyConfig
+from cmpolicy.toys.config import ToyConfig
+from cmpolicy.toys.dataset import TRAINING_SAMPLES, Bandit, find_toy
+from cmpolicy.toys.figures import draw_bandit
+from cmpolicy.training.loop import Evaluation
+from cmpolicy.training.run_directory import RunDirectory
+
+log = logging.getLogger("cmpolicy")
+
+
+@dataclass(frozen=True)
+class BanditScore:
+    """What the actor's actions earn.
+
+    Attributes:
+        mean_reward: of the actor, and `behaviour_reward` of the data.
+        mass: share of its actions nearest to each mode, and `behaviour_mass` of the data's.
+        best_mode: index of the mode with the highest reward.
+    """
+
+    mean_reward: float
+    behaviour_reward: float
+    mass: list[float]
+    behaviour_mass: list[float]
+    best_mode: int
+
+    def __str__(self) -> str:
+        before, after = self.behaviour_mass[self.best_mode], self.mass[self.best_mode]
+        return (
+            f"reward {self.mean_reward:.3f} (data {self.behaviour_reward:.3f}), "
+            f"mass at the best mode {after:.1%} (data {before:.1%})"
+        )
+
+
+class BanditTask:
+    """Consistency-AC on a bandit.
+
+    Raises:
+        InputError: for a loss that needs a teacher.
+    """
+
+    def __init__(self, config: ToyConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        loss = config.loss
+        if loss.name not in LOSSES or loss.teacher_steps or config.teacher:
+            raise InputError(
+                f"a bandit's actor trains on data alone, which loss={loss.name} does not; "
+                f"choose one of {', '.join(LOSSES)} with loss.teacher_steps=0"
+            )
+        toy = find_toy(config.toy)
+        assert isinstance(toy, Bandit)
+        self.toy = toy
+        generator = torch.Generator().manual_seed(config.seed)
+        self.dataset = toy.transitions(TRAINING_SAMPLES, generator).to(device)
+        policy = PolicyConfig(
+            hidden=config.hidden,
+            parameterization=loss.parameterization,
+            loss=loss.name,
+            loss_options=loss.options,
+            sigma_min=config.sigma_min,
+            sigma_max=config.sigma_max,
+        )
+        agent = ACConfig(
+            policy=policy,
+            eta=config.eta,
+            learning_rate=loss.learning_rate,
+            ema_decay=loss.ema_decay,
+            critic_hidden=config.hidden,
+            critic_learning_rate=loss.learning_rate,
+        )
+        spaces = Spaces(1, [-1.0] * toy.dim, [1.0] * toy.dim)
+        self.learner = ConsistencyAC(spaces, agent, config.steps).to(device)
+        self.dataset = self.learner.prepare(self.dataset)
+        log.info("bandit: %s   loss: %s   eta: %g", config.toy, loss.name, config.eta)
+
+    def run_name(self) -> str:
+        """Toy and method, a path below output_dir."""
+        return f"{self.config.toy}/{self.config.loss.name}-eta{self.config.eta:g}"
+
+    def actions(self, seed: int) -> Tensor:
+        """One-step actions of the averaged policy, (n, d)."""
+        nothing = np.zeros((self.config.eval.samples, 1), dtype=np.float32)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return torch.from_numpy(self.learner.act(nothing, mode_of=1, generator=generator))
+
+    def score(self, seed: int) -> BanditScore:
+        """Reward and mass of the actor beside those of the data."""
+        mine, theirs = self.actions(seed), self.dataset.actions.cpu()
+        return BanditScore(
+            mean_reward=float(self.toy.reward(mine).mean()),
+            behaviour_reward=float(self.toy.reward(theirs).mean()),
+            mass=self.toy.mass(mine).tolist(),
+            behaviour_mass=self.toy.mass(theirs).tolist(),
+            best_mode=self.toy.best,
+        )
+
+    def evaluate(self, step: int) -> Evaluation:
+        """During training: the same noise each time."""
+        score = self.score(10_000 * (self.config.seed + 1))
+        scalars = {
+            "eval/mean_reward": score.mean_reward,
+            "eval/mass_at_best": score.mass[score.best_mode],
+        }
+        return Evaluation(step, score.mean_reward, scalars)
+
+    def final_score(self) -> BanditScore:
+        """At the end, with noise that no checkpoint was chosen by."""
+        return self.score(10_000 * (self.config.seed + 1) + 5_000)
+
+    def description(self) -> dict[str, Any]:
+        """What a result must say of its data and method."""
+        return {
+            "task": self.config.toy,
+            "loss": asdict(self.config.loss),
+            "eta": self.config.eta,
+            "seed": self.config.seed,
+            "dataset": {"size": len(self.dataset.actions)},
+        }
+
+    def remark(self) -> None:
+        """Nothing beyond the scores."""
+
+    def save_model(self, run: RunDirectory) -> None:
+        """Write policy.safetensors, which `ConsistencyPolicy.load` reads."""
+        self.learner.average_policy.save(run.path / "policy.safetensors")
+
+    def draw(self, run: RunDirectory, evaluations: list[Evaluation]) -> Path:
+        """Write panel.png: the data and the actor over the reward, along the first coordinate."""
+        path = run.path / "panel.png"
+        grid = torch.zeros(400, self.toy.dim)
+        grid[:, 0] = torch.linspace(-1, 1, 400)
+        draw_bandit(
+            path,
+            {
+                "data": self.dataset.actions.cpu()[:, 0],
+                f"actor\nη = {self.config.eta:g}": self.actions(0)[:, 0],
+            },
+            grid[:, 0],
+            self.toy.reward(grid),
+            title=f"{self.config.loss.name} on {self.config.toy}",
+        )
+        return path

@@ -1,0 +1,74 @@
+"""Every key of a toy run, its type, its default and its range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from hydra.core.config_store import ConfigStore
+
+from cmpolicy.cli.run_config import RunConfig, check_noise_range, check_positive
+from cmpolicy.generative.loss_config import LossConfig
+
+
+@dataclass
+class ToyEvalConfig:
+    """Comparison of a toy's samples with the truth.
+
+    Attributes:
+        every: updates between two comparisons.
+        samples: of each.
+    """
+
+    every: int = 1_000
+    samples: int = 20_000
+
+    def __post_init__(self) -> None:
+        check_positive(self, "every", "samples")
+
+
+@dataclass
+class ToyConfig(RunConfig):
+    """Toys: `python -m cmpolicy.train --config-name toy toy=NAME loss=LOSS`.
+
+    Attributes:
+        toy: a name in `cmpolicy.toys.dataset.TOYS`.
+        loss: see `LossConfig`; a file in configs/loss/.
+        hidden: widths of the network.
+        sigma_min, sigma_max: ends of the noise levels, where the data has σ_d = 0.5.
+        teacher: a toy run whose teacher is distilled, in place of training one first.
+        eta: weight of the Q-guidance, on a bandit.
+    """
+
+    AUTO_PRECISION: ClassVar[tuple[str, ...]] = ("fp32",)
+    OWN_KEY: ClassVar[str] = "toy"
+
+    toy: str = "three_gmm"
+    loss: LossConfig = field(default_factory=LossConfig)
+    hidden: list[int] = field(default_factory=lambda: [128, 128, 128])
+    sigma_min: float = 0.002
+    sigma_max: float = 10.0
+    teacher: str | None = None
+    eta: float = 1.0
+    eval: ToyEvalConfig = field(default_factory=ToyEvalConfig)
+    steps: int = 10_000
+    batch_size: int = 512
+    log_every: int = 100
+    checkpoint_every: int = 1_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.hidden or min(self.hidden) < 1 or self.eta < 0:
+            raise ValueError(f"need positive hidden and eta ≥ 0, got {self.hidden}, {self.eta}")
+        check_noise_range(self.sigma_min, self.sigma_max)
+        if self.precision not in ("auto", "fp32"):
+            raise ValueError(f"toys train in fp32, got precision={self.precision}")
+        if self.loss.only_teacher:
+            raise ValueError(f"loss.name={self.loss.name} trains no student, which toys are about")
+        if self.loss.perceptual:
+            raise ValueError("loss.perceptual compares pictures, and a toy has none")
+
+
+store = ConfigStore.instance()
+store.store(name="toy_schema", node=ToyConfig)
+store.store(group="loss", name="loss_schema", node=LossConfig)

@@ -1,0 +1,762 @@
+"""ConsistencyPolicy: bounds, boundary condition, sampling, loss, target and files."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from cmpolicy.consistency.losses import LOSSES
+from cmpolicy.consistency.parameterization import PARAMETERIZATIONS
+from cmpolicy.consistency.randomness import sobol_normal
+from cmpolicy.consistency.sampling import find_mode
+from cmpolicy.errors import InputError
+from cmpolicy.policy.action_bounds import BOUNDS
+from cmpolicy.policy.config import PolicyConfig
+from cmpolicy.policy.consistency_policy import ConsistencyPolicy
+
+LOW, HIGH = [-2.0, 0.0], [1.0, 5.0]
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def small(bound: str = "tanh", **overrides: Any) -> ConsistencyPolicy:
+    """A policy of 3 observations and 2 actions with unequal bounds and normalisers of some data."""
+    policy = ConsistencyPolicy(3, 2, LOW, HIGH, bound=bound, **{"hidden": [16, 16], **overrides})
+    observations, actions = data()
+    policy.fit_normalizers(observations, actions)
+    return policy
+
+
+def data(count: int = 200) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(11)
+    observations = 5 + 3 * torch.randn(count, 3, generator=generator)
+    low, high = torch.tensor(LOW), torch.tensor(HIGH)
+    return observations, low + (high - low) * torch.rand(count, 2, generator=generator)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def network_inputs(policy: ConsistencyPolicy, call: Callable[[], object]) -> list[list[Tensor]]:
+    """What the online network is called with while `call` runs: [x, c_noise, condition] each."""
+    seen: list[list[Tensor]] = []
+    hook = policy.network.register_forward_pre_hook(lambda _, args: seen.append(list(args)))
+    call()
+    hook.remove()
+    for inputs in seen:  # a Fourier embedding begins with c_noise itself
+        inputs[1] = inputs[1] if inputs[1].ndim == 1 else inputs[1][:, 0]
+    return seen
+
+
+# Bounds ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e6])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(LOW, HIGH), (-1.0, 1.0), (-0.3, 0.1), ([0.1, -0.7], [0.7, 0.3]), ([1e-3, -1e4], [2e-3, 1e5])],
+)
+def test_actions_are_inside_their_bounds_whatever_the_weights(
+    bound: str, scale: float, low: float | list[float], high: float | list[float]
+) -> None:
+    low_ = torch.as_tensor(low).expand(2)
+    high_ = torch.as_tensor(high).expand(2)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        policy = ConsistencyPolicy(3, 2, low, high, bound=bound, hidden=[16, 16])
+        with torch.no_grad():
+            for p in policy.network.parameters():
+                p.mul_(scale)
+        actions = policy(10 * torch.randn(200, 3))
+        assert actions.dtype == torch.float32
+        assert ((low_ <= actions) & (actions <= high_)).all()
+        acted = policy.act(np.ones((5, 3)))
+        assert ((low_.numpy() <= acted) & (acted <= high_.numpy())).all()
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_several_steps_stay_inside_the_bounds(bound: str, scale: float) -> None:
+    policy = small(bound, steps=4)
+    with torch.no_grad():
+        for p in policy.network.parameters():
+            p.mul_(scale)
+    actions = policy(torch.randn(200, 3))
+    assert ((torch.tensor(LOW) <= actions) & (actions <= torch.tensor(HIGH))).all()
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_several_steps_stay_inside_the_bounds_with_enormous_weights(bound: str) -> None:
+    policy = small(bound, steps=3)
+    with torch.no_grad():
+        for p in policy.network.parameters():
+            p.mul_(1e12)
+    actions = policy(torch.randn(200, 3))
+    assert ((torch.tensor(LOW) <= actions) & (actions <= torch.tensor(HIGH))).all()
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_any_latent_is_decoded_inside_random_bounds(bound: str) -> None:
+    """A third of all pairs of float32 bounds is overstepped by center + half_range · 1."""
+    low = torch.rand(4000) * 6 - 3
+    high = low + torch.rand(4000) + 1e-3
+    policy = ConsistencyPolicy(1, 4000, low.tolist(), high.tolist(), bound=bound, hidden=[1])
+    for x in (-math.inf, -1e30, -50.0, -1.0, 0.0, 1.0, 50.0, 1e30, math.inf):
+        actions = policy.decode(torch.full((1, 4000), x))
+        assert ((low <= actions) & (actions <= high)).all()
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_encode_and_decode_are_inverse(bound: str) -> None:
+    policy = small(bound)
+    fraction = torch.rand(500, 2) * 0.998 + 0.001
+    actions = torch.tensor(LOW) + fraction * (torch.tensor(HIGH) - torch.tensor(LOW))
+    latents = policy.encode(actions)
+    torch.testing.assert_close(policy.decode(latents), actions, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(policy.encode(policy.decode(latents)), latents, rtol=2e-3, atol=2e-3)
+
+
+def test_tanh_latents_are_standardised_atanh() -> None:
+    policy = small()
+    _, actions = data()
+    low, high = np.array(LOW), np.array(HIGH)
+    a = 2 * (actions.double().numpy() - low) / (high - low) - 1
+    u = np.arctanh(0.97 * np.clip(a, -1, 1))
+    expected = 0.5 * (u - u.mean(0)) / u.std(0, ddof=1)
+    np.testing.assert_allclose(policy.encode(actions).numpy(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("bound", ["clamp", "squash"])
+def test_other_latents_are_actions_scaled_to_one(bound: str) -> None:
+    corners = torch.tensor([LOW, HIGH, [-0.5, 2.5]])
+    expected = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0]])
+    torch.testing.assert_close(small(bound).encode(corners), expected)
+
+
+def test_actions_at_the_bound_have_finite_latents() -> None:
+    policy = small()
+    corners = torch.tensor([LOW, HIGH])
+    latents = policy.encode(corners)
+    assert latents.isfinite().all()
+    torch.testing.assert_close(policy.decode(latents), corners, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(1.0, -1.0), (0.0, 0.0), (-math.inf, 1.0), (0.0, math.nan), ([0, 0], [1, 0])]
+)
+def test_impossible_bounds_are_refused(low: Any, high: Any) -> None:
+    with pytest.raises(ValueError, match="finite action_low < action_high"):
+        ConsistencyPolicy(3, 2, low, high)
+
+
+# The consistency function ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bound", ["tanh", "clamp"])
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_f_is_the_identity_at_the_boundary(
+    bound: str, parameterization: str, dtype: torch.dtype
+) -> None:
+    """Trap: a tanh on the model's input or output breaks f(x, ε) = x."""
+    policy = small(bound, parameterization=parameterization).to(dtype)
+    for _ in range(20):
+        with torch.no_grad():
+            for p in policy.network.parameters():
+                p.normal_()
+        x, condition = 3 * torch.randn(16, 2, dtype=dtype), torch.randn(16, 3, dtype=dtype)
+        sigma = torch.full((16,), policy.parameterization.boundary, dtype=dtype)
+        y = policy.f(x, sigma, condition)
+        torch.testing.assert_close(y, x, rtol=4 * torch.finfo(dtype).eps, atol=1e-12)
+
+
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+def test_squash_breaks_the_boundary_condition_as_documented(parameterization: str) -> None:
+    policy = small("squash", parameterization=parameterization)
+    x, condition = 3 * torch.randn(16, 2), torch.randn(16, 3)
+    y = policy.f(x, torch.full((16,), policy.parameterization.boundary), condition)
+    torch.testing.assert_close(y, x.tanh().tanh(), rtol=1e-5, atol=1e-6)
+    assert (y - x).abs().max() > 1
+
+
+@pytest.mark.parametrize("bound", ["tanh", "clamp"])
+def test_the_network_sees_the_noisy_latent_and_not_its_tanh(bound: str) -> None:
+    """Trap: tanh on the noisy input breaks the noise process."""
+    policy = small(bound)
+    observations = torch.randn(50, 3)
+    z = torch.randn(50, 2)
+    [[x, c_noise, condition]] = network_inputs(policy, lambda: policy(observations, noise=z))
+    torch.testing.assert_close(x, 10 * z / math.sqrt(10**2 + 0.25))
+    torch.testing.assert_close(c_noise, torch.full((1,), math.log(10) / 4))
+    torch.testing.assert_close(condition, (observations - policy.obs_mean) / policy.obs_std)
+
+
+@pytest.mark.parametrize("parameterization", ["karras", "trigflow"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_time_enters_the_network_scaled(parameterization: str, loss: str) -> None:
+    """Trap: raw σ up to 80 into an embedding."""
+    policy = small(parameterization=parameterization, loss=loss, steps=5)
+    observations, actions = data()
+    seen = network_inputs(policy, lambda: policy(observations))
+    assert len(seen) == 5
+    seen += network_inputs(policy, lambda: policy.loss(observations, actions))
+    assert max(c_noise.abs().max().item() for _, c_noise, _ in seen) < 1.6
+
+
+def test_one_step_sampling_by_hand() -> None:
+    policy = small()
+    observations, z = torch.randn(4, 3), torch.randn(4, 2)
+    raw = policy.network(
+        10 * z / math.sqrt(10**2 + 0.25),
+        torch.full((4,), math.log(10) / 4),
+        (observations - data()[0].mean(0)) / data()[0].std(0),
+    )
+    skip, out = 0.25 / ((10 - 0.002) ** 2 + 0.25), 0.5 * (10 - 0.002) / math.sqrt(10**2 + 0.25)
+    latent = skip * 10 * z + out * raw
+    low, high = torch.tensor(LOW), torch.tensor(HIGH)
+    scaled = 2 * (data()[1] - low) / (high - low) - 1
+    u = (0.97 * scaled.clamp(-1, 1)).atanh()
+    expected = ((latent / 0.5 * u.std(0) + u.mean(0)).tanh() / 0.97).clamp(-1, 1)
+    expected = low + (high - low) * (expected + 1) / 2
+    torch.testing.assert_close(policy(observations, noise=z), expected, rtol=1e-4, atol=1e-4)
+
+
+# Sampling ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_as_many_network_calls_as_steps(steps: int) -> None:
+    policy = small(steps=steps)
+    observations = torch.randn(5, 3)
+    assert len(network_inputs(policy, lambda: policy(observations))) == steps
+    seen = network_inputs(policy, lambda: policy(observations, levels=[80.0, 1.0, 0.5]))
+    assert [c[0].item() for _, c, _ in seen] == pytest.approx(
+        [math.log(80) / 4, 0.0, math.log(0.5) / 4]
+    )
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_noise_decides_the_actions(bound: str) -> None:
+    policy = small(bound, steps=2)
+    observations = torch.randn(5, 3)
+    first, second = (torch.randn(5, 2, generator=generator(s)) for s in (1, 2))
+    whole = policy(observations, noise=torch.stack((first, second), dim=1))
+    assert torch.equal(policy(observations, noise=first, generator=generator(2)), whole)
+    assert not torch.equal(policy(observations, noise=first, generator=generator(3)), whole)
+    assert not torch.equal(policy(observations, noise=second, generator=generator(2)), whole)
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (5, 1), (5,), (5, 1, 2), (5, 3, 2), (2, 5, 2), ()])
+def test_noise_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"noise must have shape \(5, 2\) or \(5, 2, 2\)"):
+        small(steps=2)(torch.zeros(5, 3), noise=torch.zeros(shape))
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_actions_are_differentiable_in_weights_and_observations(bound: str) -> None:
+    policy = small(bound, steps=2)
+    observations = data()[0].requires_grad_()
+    policy(observations).sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in policy.network.parameters())
+    assert observations.grad is not None
+    assert observations.grad.any()
+
+
+@pytest.mark.parametrize(
+    "observation", [[5, 5, 5], np.ones(3), np.ones(3, np.float32), (1.0, 2.0, 3.0)]
+)
+def test_act_on_one_observation(observation: Any) -> None:
+    action = small().act(observation)
+    assert isinstance(action, np.ndarray)
+    assert action.shape == (2,)
+    assert action.dtype == np.float32
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_act_on_a_batch(count: int) -> None:
+    actions = small().act(np.ones((count, 3)))
+    assert actions.shape == (count, 2)
+    assert actions.dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", ["read-only", "reversed"])
+def test_act_on_arrays_that_torch_cannot_share(kind: str) -> None:
+    observations = np.arange(6, dtype=np.float32).reshape(2, 3)
+    expected = small().act(observations.copy(), generator=generator())
+    observations.flags.writeable = False
+    if kind == "reversed":
+        observations = np.ascontiguousarray(observations[::-1])[::-1]
+    torch.manual_seed(0)
+    np.testing.assert_array_equal(small().act(observations, generator=generator()), expected)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_act_with_a_generator_is_deterministic(steps: int) -> None:
+    policy = small(steps=steps)
+    observation = np.ones((4, 3))
+    state = torch.get_rng_state()
+    first = policy.act(observation, generator=generator(1))
+    assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(policy.act(observation, generator=generator(1)), first)
+    assert not np.array_equal(policy.act(observation, generator=generator(2)), first)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_mode_is_where_the_samples_of_even_noise_lie_closest(steps: int) -> None:
+    policy, levels = small(), [5.0, 1.0, 0.1][:steps]
+    observations = torch.randn(4, 3)
+    noise = torch.tensor(sobol_normal(16, steps * 2)).reshape(16, steps, 2)
+    for obs, mode in zip(observations, policy.mode(observations, 16, levels=levels), strict=True):
+        actions = policy(obs.expand(16, 3), noise=noise, levels=levels)
+        unit = 0.4 * policy.bound.half_range
+        torch.testing.assert_close(mode, find_mode(actions[None] / unit)[0] * unit)
+
+
+def test_a_mode_draws_nothing_and_knows_nothing_of_its_batch() -> None:
+    policy, observations = small(), np.random.default_rng(0).normal(size=(6, 3))
+    before = torch.get_rng_state()
+    modes = policy.act(observations, mode_of=8)
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(policy.act(observations, mode_of=8), modes)
+    np.testing.assert_allclose(policy.act(observations[4], mode_of=8), modes[4], rtol=0, atol=1e-6)
+
+
+def test_act_is_forward_without_gradients() -> None:
+    policy = small()
+    observations = data(6)[0]
+    expected = policy(observations, generator=generator(3)).detach().numpy()
+    actions = policy.act(observations.numpy(), generator=generator(3))
+    np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 2), (4, 1), (4, 4), (2, 4, 3), ()])
+def test_forward_refuses_observations_of_another_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"observations must have shape \(batch, 3\)"):
+        small()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(2,), (4, 1), (1, 2, 3)])
+def test_act_refuses_observations_of_another_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"observations must have shape \(batch, 3\)"):
+        small().act(np.zeros(shape))
+
+
+def test_a_generator_decides_the_loss() -> None:
+    policy = small()
+    first = policy.loss(*data(), generator=generator(1))
+    assert policy.loss(*data(), generator=generator(1)) == first
+    assert policy.loss(*data(), generator=generator(2)) != first
+
+
+# The loss ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_the_gradient_of_the_loss_reaches_the_network_alone(loss: str, bound: str) -> None:
+    policy = small(bound, loss=loss)
+    value = policy.loss(*data(), 0.5)
+    assert value.shape == ()
+    value.backward()
+    reached = {name for name, p in policy.named_parameters() if p.grad is not None}
+    assert reached == {f"network.{name}" for name, _ in policy.network.named_parameters()}
+    assert all(p.grad is not None and p.grad.any() for p in policy.network.parameters())
+
+
+def test_the_loss_of_a_batch_is_the_mean_over_its_samples() -> None:
+    policy = small()
+    observations, actions = data(8)
+    whole = policy.loss(observations, actions, 0.5, generator=generator())
+    parts = []
+    for i in range(8):
+        weight = torch.zeros(8)
+        weight[i] = 1.0
+        parts.append(policy.loss(observations, actions, 0.5, weight, generator()))
+    torch.testing.assert_close(torch.stack(parts).sum(), whole)
+    weights = torch.rand(8)
+    weighted = policy.loss(observations, actions, 0.5, weights, generator())
+    torch.testing.assert_close(weighted, (weights * torch.stack(parts)).sum())
+
+
+def test_progress_as_number_and_as_tensor_agree() -> None:
+    policy = small()
+    for k in (0.0, 0.3, 1.0):
+        number = policy.loss(*data(), k, generator=generator())
+        assert policy.loss(*data(), torch.tensor(k), generator=generator()) == number
+
+
+def test_the_curriculum_follows_progress_to_the_end() -> None:
+    """With CT's default s₀ = 2 there is one interval at the start and 150 at the end."""
+    policy = small(loss="ct")
+    counts = []
+    for progress in (0.0, 0.1, 1.0):
+        observations, actions = data(5000)
+        [[_, c_noise, _]] = network_inputs(
+            policy, lambda p=progress, o=observations, a=actions: policy.loss(o, a, p)
+        )
+        counts.append(len(c_noise.unique()))
+    assert counts[0] == 1
+    assert counts[1] == math.ceil(math.sqrt(0.1 * (151**2 - 4) + 4) - 1)
+    assert counts[2] == 150
+
+
+@pytest.mark.parametrize("wrong", ["observations", "actions", "weight"])
+def test_the_loss_refuses_shapes_that_would_broadcast(wrong: str) -> None:
+    """Trap: (B, 1) against (B,) or (B, d) broadcasts silently."""
+    observations, actions = data(8)
+    arguments = {"observations": observations, "actions": actions, "weight": torch.ones(8)}
+    arguments[wrong] = torch.ones(8, 1)
+    with pytest.raises(ValueError, match=wrong):
+        small().loss(**arguments)
+
+
+# The target network ------------------------------------------------------------------------------
+
+
+def test_only_ct_has_a_target_and_it_starts_as_a_copy() -> None:
+    assert small(loss="ict").target_network is None
+    policy = small(loss="ct")
+    assert policy.target_network is not None
+    pairs = zip(policy.network.parameters(), policy.target_network.parameters(), strict=True)
+    for online, target in pairs:
+        assert torch.equal(online, target)
+        assert online.data_ptr() != target.data_ptr()
+        assert not target.requires_grad
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.4, 1.0])
+def test_the_target_moves_only_by_update_target_and_towards_the_online_network(
+    progress: float,
+) -> None:
+    policy = small(loss="ct")
+    assert policy.target_network is not None
+    start = [p.detach().clone() for p in policy.target_network.parameters()]
+    optimizer = torch.optim.Adam((p for p in policy.parameters() if p.requires_grad), lr=0.1)
+    for _ in range(3):
+        policy.loss(*data(), progress).backward()
+        optimizer.step()
+        policy(data()[0])
+    for before, target in zip(start, policy.target_network.parameters(), strict=True):
+        assert torch.equal(before, target)
+
+    online = [p.detach().clone() for p in policy.network.parameters()]
+    policy.update_target(progress)
+    n = math.ceil(math.sqrt(progress * (151**2 - 4) + 4) - 1) + 1
+    mu = math.exp(2 * math.log(0.9) / n)
+    for before, o, p, target in zip(
+        start, online, policy.network.parameters(), policy.target_network.parameters(), strict=True
+    ):
+        torch.testing.assert_close(target, mu * before + (1 - mu) * o, rtol=1e-5, atol=1e-6)
+        assert (target - o).norm() < (before - o).norm()
+        assert torch.equal(p, o)
+
+
+def test_the_loss_of_ct_compares_with_the_target() -> None:
+    policy = small(loss="ct")
+    before = policy.loss(*data(), generator=generator())
+    assert policy.target_network is not None
+    with torch.no_grad():
+        for p in policy.target_network.parameters():
+            p.normal_()
+    assert (policy.loss(*data(), generator=generator()) - before).abs() > 1e-3
+    policy(data()[0], generator=generator())
+
+
+def test_actions_come_from_the_online_network() -> None:
+    policy = small(loss="ct")
+    before = policy.act(np.ones(3), generator=generator())
+    assert policy.target_network is not None
+    with torch.no_grad():
+        for p in policy.target_network.parameters():
+            p.normal_()
+    np.testing.assert_array_equal(policy.act(np.ones(3), generator=generator()), before)
+
+
+# Normalisers -------------------------------------------------------------------------------------
+
+
+def test_observations_are_standardised_by_the_data() -> None:
+    observations, _ = data()
+    normal = small().normalize(observations)
+    torch.testing.assert_close(normal.mean(0), torch.zeros(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(normal.std(0), torch.ones(3), rtol=1e-4, atol=0)
+    assert torch.equal(small(normalize_obs=False).normalize(observations), observations)
+
+
+def test_a_constant_dimension_stays_finite() -> None:
+    policy = ConsistencyPolicy(3, 2, hidden=[8])
+    observations, actions = torch.randn(50, 3), 0.9 * torch.rand(50, 2)
+    observations[:, 1], actions[:, 0] = 4.0, 0.25
+    policy.fit_normalizers(observations, actions)
+    assert policy.normalize(observations).isfinite().all()
+    torch.testing.assert_close(policy.decode(policy.encode(actions)), actions, rtol=1e-4, atol=1e-5)
+    assert policy.loss(observations, actions).isfinite()
+
+
+# Names and values --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        ("bound", BOUNDS),
+        ("parameterization", PARAMETERIZATIONS),
+        ("loss", LOSSES),
+        ("activation", ("relu", "silu", "mish")),
+        ("embedding", ("fourier", "sinusoidal")),
+    ],
+)
+def test_unknown_names_are_refused_with_a_list_of_what_exists(key: str, names: Any) -> None:
+    with pytest.raises(ValueError, match=f"unknown {key} 'nonsense'") as caught:
+        ConsistencyPolicy(3, 2, **{key: "nonsense"})
+    assert all(name in str(caught.value) for name in names)
+    with pytest.raises(ValueError, match=f"unknown {key}"):
+        PolicyConfig(**{key: "nonsense"})
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"steps": 0},
+        {"hidden": []},
+        {"hidden": [16, 0]},
+        {"sigma_min": 0.0},
+        {"sigma_min": 80.0},
+        {"levels": [1.0, 2.0]},
+        {"levels": [80.0, 0.002]},
+        {"loss_options": {"nonsense": 1}},
+    ],
+    ids=str,
+)
+def test_values_out_of_range_are_refused(overrides: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        ConsistencyPolicy(3, 2, **overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"levels": []},
+        {"levels": [math.nan]},
+        {"levels": [math.inf, 1.0]},
+        {"loss_options": {"metric": "nonsense"}},
+        {"loss": "ct", "loss_options": {"weight": "nonsense"}},
+    ],
+    ids=str,
+)
+def test_more_values_out_of_range_are_refused(overrides: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        ConsistencyPolicy(3, 2, **overrides)
+
+
+def test_a_policy_keeps_its_configuration_and_leaves_the_callers_alone() -> None:
+    config = PolicyConfig(hidden=[8], bound="clamp")
+    policy = ConsistencyPolicy(3, 2, config=config, steps=2)
+    assert policy.config.bound == "clamp"
+    assert policy.config.steps == 2
+    assert config.steps == 1
+
+
+# Files -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+def test_a_loaded_policy_acts_bit_for_bit_the_same(
+    tmp_path: Path, bound: str, loss: str, parameterization: str
+) -> None:
+    policy = small(
+        bound, loss=loss, parameterization=parameterization, steps=3, embedding="sinusoidal"
+    )
+    policy.save(tmp_path / "policy.safetensors")
+    loaded = ConsistencyPolicy.load(tmp_path / "policy.safetensors")
+    observations = data(6)[0].numpy()
+    expected = policy.act(observations, generator=generator(4))
+    np.testing.assert_array_equal(loaded.act(observations, generator=generator(4)), expected)
+    value = loaded.loss(*data(), 0.5, generator=generator(4))
+    assert value == policy.loss(*data(), 0.5, generator=generator(4))
+    assert loaded.config == policy.config
+    assert loaded.state_dict().keys() == policy.state_dict().keys()
+
+
+def test_chosen_levels_and_options_survive_the_file(tmp_path: Path) -> None:
+    policy = small(levels=[50.0, 3.0], loss_options={"s1": 40}, sigma_max=50.0)
+    policy.save(tmp_path / "p")
+    loaded = ConsistencyPolicy.load(str(tmp_path / "p"))
+    assert loaded.levels == [50.0, 3.0]
+    assert loaded.consistency_loss == policy.consistency_loss
+
+
+def test_nothing_is_left_behind_by_saving(tmp_path: Path) -> None:
+    small().save(tmp_path / "p")
+    small().save(tmp_path / "p")
+    assert [f.name for f in tmp_path.iterdir()] == ["p"]
+
+
+def test_a_save_that_fails_leaves_the_old_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small().save(tmp_path / "p")
+    before = (tmp_path / "p").read_bytes()
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            small(hidden=[8]).save(tmp_path / "p")
+    assert (tmp_path / "p").read_bytes() == before
+    assert [f.name for f in tmp_path.iterdir()] == ["p"]
+
+
+def write_text(path: Path) -> None:
+    path.write_text("this is not a policy\n" * 20)
+
+
+def write_nothing(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def write_pickle(path: Path) -> None:
+    torch.save(small().state_dict(), path)
+
+
+def write_foreign(path: Path) -> None:
+    safetensors.torch.save_file({"weight": torch.zeros(3)}, path)
+
+
+def write_without_arguments(path: Path) -> None:
+    tensors = {name: t.clone() for name, t in small().state_dict().items()}
+    safetensors.torch.save_file(tensors, path, {"format": "cmpolicy.policy.v1"})
+
+
+def write_other_weights(path: Path) -> None:
+    write_with(path, {"hidden": [7]})
+
+
+def write_bad_value(path: Path) -> None:
+    write_with(path, {"bound": "nonsense"})
+
+
+def write_unknown_key(path: Path) -> None:
+    write_with(path, {"a_key_of_the_future": 1})
+
+
+def write_with(path: Path, changes: dict[str, Any]) -> None:
+    """A policy whose arguments were changed after the fact."""
+    small().save(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        arguments = json.loads(file.metadata()["arguments"])
+        tensors = {name: file.get_tensor(name) for name in small().state_dict()}
+    metadata = {"format": "cmpolicy.policy.v1", "arguments": json.dumps({**arguments, **changes})}
+    path.write_bytes(safetensors.torch.save(tensors, metadata))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        write_text,
+        write_nothing,
+        write_pickle,
+        write_foreign,
+        write_without_arguments,
+        write_other_weights,
+        write_bad_value,
+        write_unknown_key,
+    ],
+)
+def test_a_file_that_is_no_policy_is_refused_in_one_line(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "file"
+    write(path)
+    with pytest.raises(InputError) as caught:
+        ConsistencyPolicy.load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.999])
+def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
+    path = tmp_path / "policy"
+    small().save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(InputError, match="damaged"):
+        ConsistencyPolicy.load(path)
+
+
+def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no policy at"):
+        ConsistencyPolicy.load(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=tmp_path.name):
+        ConsistencyPolicy.load(tmp_path)
+
+
+class Trap:
+    """Unpickling it creates a directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.mkdir, (self.path,)
+
+
+def test_loading_executes_no_pickled_code(tmp_path: Path) -> None:
+    for name, content in (("a", pickle.dumps(Trap(tmp_path / "sprung"))), ("b", None)):
+        if content is None:
+            torch.save(Trap(tmp_path / "sprung"), tmp_path / name)
+        else:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError):
+            ConsistencyPolicy.load(tmp_path / name)
+    assert not (tmp_path / "sprung").exists()
+
+
+# What it is for ----------------------------------------------------------------------------------
+
+
+def test_one_step_samples_both_modes() -> None:
+    """a = (±0.7 by the toss of a coin, s/2).
+
+    The best Gaussian has 17 % of its mass within 0.25 of each mode and 38 % within 0.35 of 0.
+    """
+    policy = ConsistencyPolicy(1, 2, hidden=[64, 64], loss_options={"s1": 160})
+    s = 2 * torch.rand(8192, 1) - 1
+    coin = 2.0 * torch.randint(0, 2, (8192, 1)) - 1
+    actions = torch.cat((0.7 * coin, 0.5 * s), dim=1)
+    policy.fit_normalizers(s, actions)
+    optimizer = torch.optim.Adam(policy.network.parameters(), lr=2e-3)
+    steps = 2500
+    for k in range(steps):
+        rows = torch.randint(0, 8192, (256,))
+        loss = policy.loss(s[rows], actions[rows], k / steps)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    sampled = policy.act(s[:4000].numpy(), generator=generator())
+    assert np.abs(sampled).max() <= 1
+    first, s_ = sampled[:, 0], s[:4000, 0].numpy()
+    assert (np.abs(first - 0.7) < 0.25).mean() > 0.28
+    assert (np.abs(first + 0.7) < 0.25).mean() > 0.28
+    assert (np.abs(first) < 0.35).mean() < 0.17
+    assert np.abs(sampled[:, 1] - 0.5 * s_).mean() < 0.12

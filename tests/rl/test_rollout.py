@@ -1,0 +1,150 @@
+"""Vectorised episodes against a plain loop over single environments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box
+
+from cmpolicy.array_types import FloatArray
+from cmpolicy.rl.environments import Environment
+from cmpolicy.rl.rollout import Episodes, roll_out, roll_out_seeds
+
+GAINS = np.random.default_rng(0).normal(scale=0.3, size=(11, 3)).astype(np.float32)
+
+
+def linear(observations: FloatArray) -> FloatArray:
+    """A deterministic policy for Hopper, one product a row so that a batch changes nothing."""
+    assert observations.dtype == np.float32
+    return np.stack([np.tanh(row @ GAINS) for row in observations])
+
+
+def one_by_one(
+    env: gymnasium.Env[Any, Any], episodes: int, seed: int
+) -> tuple[list[float], list[int]]:
+    returns, lengths = [], []
+    for i in range(episodes):
+        observation, _ = env.reset(seed=seed + i)
+        total, length, done = 0.0, 0, False
+        while not done:
+            action = linear(np.asarray(observation, np.float32)[None])[0]
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total += float(reward)
+            length += 1
+            done = terminated or truncated
+        returns.append(total)
+        lengths.append(length)
+    return returns, lengths
+
+
+@pytest.mark.parametrize("seed", [0, 123])
+def test_hopper_equals_a_plain_loop(seed: int) -> None:
+    rolled = roll_out(linear, Environment("Hopper-v5").make, 8, seed)
+    returns, lengths = one_by_one(Environment("Hopper-v5").make(), 8, seed)
+    assert rolled.lengths.tolist() == lengths
+    np.testing.assert_allclose(rolled.returns, returns, rtol=0, atol=1e-9)
+    assert len(set(lengths)) > 1  # some environments wait for others
+
+
+class Countdown(gymnasium.Env[Any, Any]):
+    """Ends after as many steps as its seed says, by a terminal if even, by truncation if odd."""
+
+    observation_space = Box(-np.inf, np.inf, (1,), np.float64)
+    action_space = Box(-1, 1, (1,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.left = self.length = 5 if seed is None else seed  # on its own: a second episode
+        return np.array([float(self.left)]), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.left -= 1
+        over = self.left == 0
+        even = self.length % 2 == 0
+        return (
+            np.array([float(self.left)]),
+            10.0 ** (self.length % 5),
+            over and even,
+            over and not even,
+            {},
+        )
+
+
+@pytest.mark.parametrize("episodes", [1, 2, 9])
+def test_every_environment_gives_exactly_one_episode(episodes: int) -> None:
+    rolled = roll_out(lambda obs: np.zeros((len(obs), 1), np.float32), Countdown, episodes, 1)
+    lengths = np.arange(1, episodes + 1)
+    assert rolled.lengths.tolist() == lengths.tolist()
+    np.testing.assert_array_equal(rolled.returns, lengths * 10.0 ** (lengths % 5))
+
+
+def test_one_call_a_step_serves_all_environments() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def act(observations: FloatArray) -> FloatArray:
+        seen.append(observations.shape)
+        return np.zeros((len(observations), 1), np.float32)
+
+    roll_out(act, Countdown, 4, 3)
+    assert seen == [(4, 1)] * 6
+
+
+def test_seeds_together_give_the_episodes_of_each() -> None:
+    """To the last bit, where `act` treats rows one by one; with one call a step for all."""
+    shapes: list[tuple[int, ...]] = []
+
+    def act(observations: FloatArray) -> FloatArray:
+        shapes.append(observations.shape)
+        return np.stack([linear(rows) for rows in observations])
+
+    make_env, seeds = Environment("Hopper-v5").make, (7, 100, 0)
+    together = roll_out_seeds(act, make_env, 4, seeds)
+    for rolled, seed in zip(together, seeds, strict=True):
+        alone = roll_out(linear, make_env, 4, seed)
+        assert np.array_equal(rolled.returns, alone.returns)
+        assert np.array_equal(rolled.lengths, alone.lengths)
+    assert set(shapes) == {(3, 4, 11)}
+    assert len(shapes) == max(rolled.lengths.max() for rolled in together)
+
+
+def test_an_environment_whose_episode_is_over_makes_no_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[int] = []
+    resets: list[int] = []
+    step, reset = Countdown.step, Countdown.reset
+    monkeypatch.setattr(Countdown, "step", lambda *a: steps.append(1) or step(*a))
+    monkeypatch.setattr(Countdown, "reset", lambda *a, **k: resets.append(1) or reset(*a, **k))
+    seen: list[float] = []
+
+    def act(observations: FloatArray) -> FloatArray:
+        seen.append(float(observations[0, 0]))
+        return np.zeros((len(observations), 1), np.float32)
+
+    rolled = roll_out(act, Countdown, 4, 2)
+    assert len(steps) == rolled.lengths.sum() == 2 + 3 + 4 + 5
+    assert len(resets) == 4
+    assert seen == [2, 1, 0, 0, 0]
+
+
+def test_environments_are_closed_when_the_policy_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+    monkeypatch.setattr(Countdown, "close", lambda self: closed.append(1))
+
+    def act(observations: FloatArray) -> FloatArray:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        roll_out(act, Countdown, 3, 1)
+    assert len(closed) == 3
+
+
+def test_mean_and_standard_error_by_hand() -> None:
+    episodes = Episodes(np.array([1.0, 2.0, 6.0]), np.array([1, 1, 1]))
+    assert episodes.mean_return == 3.0
+    # variance ((−2)² + (−1)² + 3²)/2 = 7, of the mean 7/3
+    assert episodes.standard_error == pytest.approx((7 / 3) ** 0.5)
+    assert Episodes(np.array([4.0]), np.array([1])).standard_error == 0.0
