@@ -130,7 +130,7 @@ class Benchmark:
         append_row(self.out / "images.csv", row)
 
     def train(self, method: str) -> Any:
-        """Through the train door, as long as its share of the time; what results.json says."""
+        """Through the train command, as long as its share of the time; what results.json says."""
         run = self.runs / method
         command = [sys.executable, "-m", "cmpolicy.train"]
         if (run / "config.yaml").exists():

@@ -12,12 +12,12 @@
                is medium-replay
     agents     names in configs/agent/, `d3rlpy_…` (see peers/d3rlpy_agent.py; in an environment
                of its own, made at `venv`), `ding_jin_code` (their repository, at `ding_jin`), or
-               {label: [overrides of the train door]}
+               {label: [overrides of the train command]}
     protocol   short: 50,000 updates, 2 seeds; full: 200,000 updates, 5 seeds, more sets; quick:
                to see that it works. Batches of 256, products in fp32. An evaluation of 10 episodes
                every 25th of the training; the score is the mean of the last five
     jobs       runs at a time, one thread each; train=[overrides for every run of ours]
-    at_once    true: the seeds of a set and an agent of ours train in one run (the train door's
+    at_once    true: the seeds of a set and an agent of ours train in one run (the train command's
                seeds=), which a GPU is fast at
     out, runs  where the table goes, and the runs
 
@@ -66,7 +66,7 @@ class Protocol:
     final_episodes: int = 20
 
     def arguments(self) -> list[str]:
-        """For the train door, ours and the peers'."""
+        """For the train command, ours and the peers'."""
         return [
             f"steps={self.updates}",
             f"batch_size={self.batch_size}",
@@ -201,7 +201,7 @@ def named_by_source(sets: tuple[str, ...], options: Options) -> list[str]:
 
 
 def agent_overrides(agent: Any, options: Options) -> dict[str, list[str]]:
-    """By label, what the train door must be told; of a peer, only its label."""
+    """By label, what the train command must be told; of a peer, only its label."""
     if isinstance(agent, dict) and all(isinstance(given, list) for given in agent.values()):
         return {label: [*given, f"agent.name={label}"] for label, given in agent.items()}
     if not isinstance(agent, str):

@@ -19,7 +19,7 @@ FLAT = ("observations", "actions", "rewards", "terminals", "timeouts")
 
 
 def task_overrides(name: str, options: Any) -> list[str]:
-    """What the train door must be told of a set.
+    """What the train command must be told of a set.
 
     Args:
         name: environment-behaviour, such as hopper-mixed.

@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 
 from cmpolicy.acceleration.mode import accelerated
 from cmpolicy.acceleration.precision import use_fast_float32_products
-from cmpolicy.acceleration.stacked_agents import AgentStack
+from cmpolicy.acceleration.stacked_agents import StackedAgents
 from cmpolicy.agents import Spaces
 from cmpolicy.cli.command import CONFIG_PATH
 from cmpolicy.datasets.transitions import TransitionDataset
@@ -92,11 +92,11 @@ def measure(
 
 def stack_of(
     config: RLConfig, count: int, data: TransitionDataset, device: torch.device
-) -> tuple[AgentStack, StackedBatches]:
+) -> tuple[StackedAgents, StackedBatches]:
     """`count` seeds, and what gives them batches."""
     agents = [build_agent(config, SPACES).to(device) for _ in range(count)]
     generators = [torch.Generator(device).manual_seed(seed) for seed in range(count)]
-    return AgentStack(agents, generators), StackedBatches(data, generators)
+    return StackedAgents(agents, generators), StackedBatches(data, generators)
 
 
 def seconds_of(advance: Advance, updates: int, device: torch.device) -> float:

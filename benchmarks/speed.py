@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cmpolicy.acceleration.mode import accelerated, resolve_acceleration
 from cmpolicy.acceleration.precision import resolve_precision, use_precision
-from cmpolicy.acceleration.stacked_agents import AgentStack
+from cmpolicy.acceleration.stacked_agents import StackedAgents
 from cmpolicy.acceleration.updates import Updates
 from cmpolicy.agents import Spaces
 from cmpolicy.cli.command import CONFIG_PATH, resolve_device
@@ -141,7 +141,7 @@ def hopper_like(size: int) -> TransitionDataset:
 
 
 def our_config(agent: str, quick: bool) -> RLConfig:
-    """The train door's configuration."""
+    """The train command's configuration."""
     with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
         overrides = ["env=hopper-medium", f"agent={agent}", *(QUICK if quick else [])]
         config = OmegaConf.to_object(hydra.compose("rl", overrides))
@@ -165,7 +165,7 @@ def our_cases(
         data = learner.prepare(dataset)
         precision = resolve_precision(wanted, device, config.AUTO_PRECISION)
         acceleration = resolve_acceleration(wish, learner, device, config.steps)
-        plain = Updates(learner, data, BATCH, rounded=precision == "bf16")
+        plain = Updates(learner, data, BATCH, bfloat16=precision == "bf16")
         plain(1)  # the optimisers' states are there from now on
         products, flops = products_of(plain)
         cases.setdefault(f"products of {agent}, {precision}", products)
@@ -191,7 +191,7 @@ def several_seeds(dataset: TransitionDataset, device: torch.device, quick: bool)
     agents = [build_agent(config, spaces).to(device) for _ in range(SEEDS)]
     prepared = [agent.prepare(dataset) for agent in agents]
     generators = [torch.Generator(device).manual_seed(seed) for seed in range(SEEDS)]
-    stack, batches = AgentStack(agents, generators), StackedBatches(prepared[0], generators)
+    stack, batches = StackedAgents(agents, generators), StackedBatches(prepared[0], generators)
 
     def work(updates: int) -> None:
         for _ in range(updates):

@@ -5,7 +5,7 @@
     python benchmarks/toys.py losses=[scd,sct] toys=[three_gmm] seeds=3
     python benchmarks/toys.py losses=[cd] toys=[moving_two_gmm]      with a condition, by its name
 
-A row is one run through the train door. Rows are kept in results/toys.csv as they come, and a row
+A row is one run of the train command. Rows are kept in results/toys.csv as they come, and a row
 that is there is not trained again, so that an interrupted benchmark goes on.
 """
 

@@ -21,7 +21,7 @@ from cmpolicy.images.dataset import open_images
 from cmpolicy.images.editing_tasks import (
     INBETWEENS,
     TASKS,
-    Session,
+    EditingSession,
     scale_factor,
     seeded,
 )
@@ -58,7 +58,7 @@ def edit(config: EditConfig, overrides: list[str]) -> None:
     print(f"sheet: {path}")
 
 
-def open_session(config: EditConfig, device: torch.device) -> Session:
+def open_session(config: EditConfig, device: torch.device) -> EditingSession:
     """The model and the pictures that a configuration names.
 
     Raises:
@@ -71,7 +71,7 @@ def open_session(config: EditConfig, device: torch.device) -> Session:
         pictures, labels = data_pictures(config, model)
     else:
         pictures, labels = file_picture(config, model.dataset.shape), None
-    return Session(
+    return EditingSession(
         model, config, pictures, given_labels(config, model, len(pictures), labels), hole
     )
 

@@ -6,5 +6,5 @@ from __future__ import annotations
 class InputError(Exception):
     """A wrong input, explained in one line: what was wrong, what was expected, what to do.
 
-    The front doors print the line and leave with exit code 2, without a traceback.
+    The commands print the line and leave with exit code 2, without a traceback.
     """

@@ -41,7 +41,7 @@ def sample(config: SampleConfig, overrides: list[str]) -> None:
     if path.suffix != ".npz" or not path.parent.is_dir():
         raise InputError(f"out={path}: expected a name that ends in .npz in a directory that is")
 
-    images = draw(config, model, sampler, seeds, labels)
+    images = draw_samples(config, model, sampler, seeds, labels)
     try:
         write_npz(path, images, labels)
         sheet = path.with_suffix(".png")
@@ -70,7 +70,7 @@ def labels_of(config: SampleConfig, model: ImageModel, seeds: range) -> Tensor |
     return None
 
 
-def draw(
+def draw_samples(
     config: SampleConfig, model: ImageModel, sampler: Sampler, seeds: range, labels: Tensor | None
 ) -> Tensor:
     """All pictures, uint8 (N, C, H, W), with a progress bar."""

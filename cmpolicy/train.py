@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from cmpolicy.acceleration.mode import accelerated, resolve_acceleration
 from cmpolicy.acceleration.precision import resolve_precision, use_precision
-from cmpolicy.acceleration.stacked_seeds_loop import ReplicaLoop
+from cmpolicy.acceleration.stacked_seeds_loop import StackedSeedsLoop
 from cmpolicy.cli.command import resolve_device, run
 from cmpolicy.cli.resume import resumed_config
 from cmpolicy.errors import InputError
@@ -139,7 +139,7 @@ def single_loop(
 
 def seeds_loop(
     task: OfflineRLSeeds, directory: RunDirectory, computing: dict[str, str]
-) -> tuple[ReplicaLoop, SeedsReporter]:
+) -> tuple[StackedSeedsLoop, SeedsReporter]:
     """The loop of several seeds around those of each, whose runs are below the run directory."""
     config = task.config
     runs = [RunDirectory(directory.path / f"seed-{seed}") for seed in task.seeds]
@@ -148,7 +148,7 @@ def seeds_loop(
         for run, one, state in zip(runs, task.tasks, task.random_states, strict=True)
     ]
     reporter = SeedsReporter(task, directory, computing, parts)
-    loop = ReplicaLoop(
+    loop = StackedSeedsLoop(
         task.learner,
         task.dataset,
         task.evaluate,
@@ -178,7 +178,7 @@ def begin(loop: TrainingLoop, config: AnyConfig, resume: str | None) -> None:
             )
         loop.run.write_config(yaml_of(config))
         log.info("going on from step %d of %d", loop.step, config.updates)
-    if isinstance(loop, ReplicaLoop):
+    if isinstance(loop, StackedSeedsLoop):
         assert isinstance(config, RLConfig)
         for part, alone in zip(loop.seeds, config.each_seed(), strict=True):
             part.run.write_config(yaml_of(replace(alone, run_dir=str(part.run.path))))

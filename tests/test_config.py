@@ -35,8 +35,9 @@ def compose(*overrides: str, config: str = "rl") -> Any:
 
 def test_every_configuration_file_is_known_here() -> None:
     found = {p.relative_to(CONFIG_PATH).as_posix() for p in Path(CONFIG_PATH).rglob("*.yaml")}
-    doors = {"rl", "toy", "image", "evaluate", "export", "sample", "edit"}
-    known = {f"{door}.yaml" for door in doors} | {f"{g}/{n}.yaml" for g in NAMES for n in NAMES[g]}
+    commands = {"rl", "toy", "image", "evaluate", "export", "sample", "edit"}
+    known = {f"{command}.yaml" for command in commands}
+    known |= {f"{group}/{name}.yaml" for group in NAMES for name in NAMES[group]}
     assert found == known
     assert len(NAMES["env"]) > 30
     assert set(AGENTS) <= set(NAMES["agent"])

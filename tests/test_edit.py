@@ -1,4 +1,4 @@
-"""The front door of editing."""
+"""The edit command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cmpolicy.edit import edit, open_session
 from cmpolicy.errors import InputError
 from cmpolicy.images.config import EditConfig
 from cmpolicy.images.dataset import open_images
-from cmpolicy.images.editing_tasks import TASKS, Session, as_strokes
+from cmpolicy.images.editing_tasks import TASKS, EditingSession, as_strokes
 from cmpolicy.images.files import write_npz
 from cmpolicy.train import train
 
@@ -53,7 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def session(run: Path, **options: Any) -> Session:
+def session(run: Path, **options: Any) -> EditingSession:
     return open_session(EditConfig(str(run), steps=2, device="cpu", **options), CPU)
 
 

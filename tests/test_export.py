@@ -1,4 +1,4 @@
-"""The export door, from inside and from outside."""
+"""The export command, from inside and from outside."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 from omegaconf import OmegaConf
 
-from cmpolicy import export as door
+from cmpolicy import export as export_module
 from cmpolicy.cli.command import CONFIG_PATH
 from cmpolicy.errors import InputError
 from cmpolicy.export import ExportConfig, export
@@ -151,7 +151,8 @@ def test_what_stands_for_a_choice_among_candidates_is_said(tmp_path: Path, caplo
     run = trained(tmp_path / "run", *critic)
     for mode_of, said in ((None, "draws one"), (8, "takes the mode of 8")):
         caplog.clear()
-        assert door.load_policy(ExportConfig(run=str(run), mode_of=mode_of))[1] == (mode_of or 1)
+        _, mode, _ = export_module.load_policy(ExportConfig(run=str(run), mode_of=mode_of))
+        assert mode == (mode_of or 1)
         [record] = caplog.records
         assert record.message == (
             f"agent ac takes one of 4 actions by its critic; the exported policy {said}."
@@ -171,7 +172,7 @@ def test_a_policy_without_a_run(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_form_that_differs_is_not_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "TOLERANCE", -1.0)
+    monkeypatch.setattr(export_module, "TOLERANCE", -1.0)
     with pytest.raises(RuntimeError, match="differs from the policy by"):
         exported(run, formats=["torch"])
     assert not (run / "export").exists()

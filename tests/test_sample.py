@@ -1,4 +1,4 @@
-"""The sample door: pictures, files, ways to give levels, refusals."""
+"""The sample command: pictures, files, ways to give levels, refusals."""
 
 from __future__ import annotations
 

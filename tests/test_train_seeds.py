@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from omegaconf import OmegaConf
 
-from cmpolicy.acceleration.stacked_agents import AgentStack
+from cmpolicy.acceleration.stacked_agents import StackedAgents
 from cmpolicy.cli.command import CONFIG_PATH
 from cmpolicy.cli.resume import load_config, resumed_config
 from cmpolicy.errors import InputError
@@ -106,9 +106,9 @@ def test_a_seed_is_evaluated_as_any_run_and_several_are_refused(several: Path) -
 def test_killed_and_resumed_all_seeds_end_bit_for_bit(
     several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update, updates = AgentStack.update, 0
+    update, updates = StackedAgents.update, 0
 
-    def deadly(self: AgentStack, batch: Any) -> Any:
+    def deadly(self: StackedAgents, batch: Any) -> Any:
         nonlocal updates
         updates += 1
         if updates == 9:
@@ -116,7 +116,7 @@ def test_killed_and_resumed_all_seeds_end_bit_for_bit(
         return update(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(AgentStack, "update", deadly)
+        patch.setattr(StackedAgents, "update", deadly)
         with pytest.raises(KeyboardInterrupt):
             start(tmp_path / "cut", "seeds=[0,3]")
     go_on(tmp_path / "cut")

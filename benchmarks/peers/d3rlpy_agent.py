@@ -1,6 +1,6 @@
 """d3rlpy's TD3+BC, IQL or ReBRAC on our data, evaluated as ours: one run.
 
-    python benchmarks/peers/d3rlpy_agent.py ALGORITHM [overrides of the train door] run_dir=DIR
+    python benchmarks/peers/d3rlpy_agent.py ALGORITHM [overrides of the train command] run_dir=DIR
 
 Runs in an environment that has d3rlpy (see environment.py); `offline_rl.py` calls it for the agents
 d3rlpy_td3_bc, d3rlpy_iql and d3rlpy_rebrac. Settings are those of d3rlpy's reproduction scripts for
@@ -207,7 +207,7 @@ def train(config: RLConfig, algorithm: str) -> None:
 
 
 def main() -> None:
-    """The command: the algorithm, then the train door's overrides."""
+    """The command: the algorithm, then the train command's overrides."""
     algorithm = sys.argv.pop(1) if len(sys.argv) > 1 and "=" not in sys.argv[1] else ""
     run(lambda config, overrides: train(config, algorithm), "rl")
 

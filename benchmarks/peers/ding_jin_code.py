@@ -1,7 +1,7 @@
 """Ding & Jin's own Consistency-AC on our data, evaluated as ours: one run.
 
     git clone https://github.com/quantumiracle/Consistency_Model_For_Reinforcement_Learning REPO
-    python benchmarks/peers/ding_jin_code.py REPO [overrides of the train door] run_dir=DIR
+    python benchmarks/peers/ding_jin_code.py REPO [overrides of the train command] run_dir=DIR
 
 Nothing of theirs is copied: their agent is imported from REPO, and their settings per task are read
 from REPO/offline.py, which cannot itself be imported without d4rl. They run 50,000 updates between
@@ -148,7 +148,7 @@ def commit_of(repository: Path) -> str:
 
 
 def main() -> None:
-    """The command: their repository, then the train door's overrides."""
+    """The command: their repository, then the train command's overrides."""
     repository = Path(sys.argv.pop(1) if len(sys.argv) > 1 else "")
     run(lambda config, overrides: train(config, repository), "rl")
 

@@ -1,6 +1,6 @@
 """A peer's run in our clothes: our data, environment, evaluation and results, their training.
 
-The command line is the train door's, composed by the same configuration; the agent in it is a
+The command line is the train command's, composed by the same configuration; the agent in it is a
 stand-in that is never trained.
 """
 
@@ -44,7 +44,7 @@ class PeerRun:
     """Evaluates a peer while it trains, and writes its results as a run of ours.
 
     Args:
-        config: of the train door; `run_dir` must be given.
+        config: of the train command; `run_dir` must be given.
         versions: of what the peer is made of.
         settings: its hyperparameters, for the record.
     """

@@ -14,19 +14,19 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from cmpolicy.acceleration.functional_module import Caller
+from cmpolicy.acceleration.functional_module import FunctionalModule
 
 log = logging.getLogger("cmpolicy")
 STATES = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 
-Metrics = Mapping[str, Tensor]
+UpdateMetrics = Mapping[str, Tensor]
 
 
-class Trained(Protocol):
+class UpdatedModules(Protocol):
     """An agent, or several that are stacked."""
 
     optimizers: dict[str, torch.optim.Optimizer]
-    update: Callable[[Any], Metrics]
+    update: Callable[[Any], UpdateMetrics]
 
 
 @runtime_checkable
@@ -38,7 +38,7 @@ class Compilable(Protocol):
     """
 
     @property
-    def core(self) -> Trained: ...
+    def core(self) -> UpdatedModules: ...
 
     @property
     def generators(self) -> Sequence[torch.Generator]: ...
@@ -61,10 +61,10 @@ class CompiledUpdate:
         assert isinstance(learner, nn.Module)
         self.core = learner.core
         self.eager = self.core.update
-        self.caller = Caller(learner)
-        self.compiled: dict[Any, Callable[[list[Tensor], list[Tensor]], Metrics]] = {}
+        self.caller = FunctionalModule(learner)
+        self.compiled: dict[Any, Callable[[list[Tensor], list[Tensor]], UpdateMetrics]] = {}
 
-    def __call__(self, batch: Any) -> Metrics:
+    def __call__(self, batch: Any) -> UpdateMetrics:
         try:
             states = self.states()
         except KeyError:
@@ -94,7 +94,7 @@ class CompiledUpdate:
 
     def compile(
         self, states: list[Tensor], inputs: list[Tensor], structure: pytree.TreeSpec
-    ) -> Callable[[list[Tensor], list[Tensor]], Metrics]:
+    ) -> Callable[[list[Tensor], list[Tensor]], UpdateMetrics]:
         """The compiled form of `update(batch)`, of the optimisers' states and a flat batch."""
         from torch._inductor import compile as compile_graph  # slow to import
 
@@ -139,7 +139,7 @@ class CompiledUpdate:
             {"fallback_random": True, "pattern_matcher": False},
         )
 
-        def compiled(states: list[Tensor], inputs: list[Tensor]) -> Metrics:
+        def compiled(states: list[Tensor], inputs: list[Tensor]) -> UpdateMetrics:
             values = function(*kept, *(states[i] for i in rest), *inputs)
             return dict(zip(names, values, strict=True))
 

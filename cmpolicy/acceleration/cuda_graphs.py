@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cmpolicy.acceleration.compiled_update import Compilable, Metrics
+from cmpolicy.acceleration.compiled_update import Compilable, UpdateMetrics
 from cmpolicy.acceleration.updates import Updates
 
 WARM_UPS = 3  # eager updates before a capture, in which libraries and optimisers allocate
@@ -27,15 +27,15 @@ class GraphedUpdates:
         self.updates, self.generators = updates, learner.generators
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.warm = 0
-        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Metrics]] = {}
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, UpdateMetrics]] = {}
         for optimizer in learner.core.optimizers.values():
             for group in optimizer.param_groups:
                 group["capturable"] = True
 
-    def __call__(self, most: int) -> tuple[int, Metrics]:
+    def __call__(self, most: int) -> tuple[int, UpdateMetrics]:
         if self.warm < WARM_UPS:
             self.warm += 1
-            return 1, self.update_aside()
+            return 1, self.update_on_side_stream()
         size = UPDATES_A_REPLAY if most >= UPDATES_A_REPLAY else 1
         if size not in self.graphs:
             self.graphs[size] = self.capture(size)
@@ -43,7 +43,7 @@ class GraphedUpdates:
         graph.replay()
         return size, metrics
 
-    def update_aside(self) -> Metrics:
+    def update_on_side_stream(self) -> UpdateMetrics:
         """An eager update on the side stream."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream), warnings.catch_warnings():
@@ -52,12 +52,12 @@ class GraphedUpdates:
         torch.cuda.current_stream().wait_stream(self.stream)
         return metrics
 
-    def capture(self, size: int) -> tuple[torch.cuda.CUDAGraph, Metrics]:
+    def capture(self, size: int) -> tuple[torch.cuda.CUDAGraph, UpdateMetrics]:
         """Record `size` updates, none of which is carried out."""
         graph: Any = torch.cuda.CUDAGraph()
         for generator in self.generators:
             graph.register_generator_state(generator)
-        metrics: Metrics = {}
+        metrics: UpdateMetrics = {}
         with torch.cuda.graph(graph):
             for _ in range(size):
                 metrics = self.updates.update()

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 
-class Caller(nn.Module):
+class FunctionalModule(nn.Module):
     """A module as one whose `forward` calls any function of it, for `functional_call`.
 
     Its parameters and buffers have their names after ``module.``.

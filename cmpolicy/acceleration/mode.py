@@ -55,7 +55,7 @@ def accelerated(
     learner: Learner, dataset: Dataset, batch_size: int, acceleration: str, precision: str
 ) -> Advance:
     """What the loop updates `learner` with, as `acceleration` and `precision` were resolved."""
-    updates = Updates(learner, dataset, batch_size, rounded=precision == "bf16")
+    updates = Updates(learner, dataset, batch_size, bfloat16=precision == "bf16")
     if acceleration == "off":
         return updates
     assert isinstance(learner, Compilable)

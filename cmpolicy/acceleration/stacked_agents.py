@@ -17,18 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from cmpolicy.acceleration.functional_module import Caller
+from cmpolicy.acceleration.functional_module import FunctionalModule
 from cmpolicy.agents.agent import Agent, Metrics
 from cmpolicy.array_types import FloatArray
-from cmpolicy.consistency.randomness import Tape, drawing_from, requests_of
-from cmpolicy.datasets.transitions import Batch
+from cmpolicy.consistency.randomness import RecordedNoise, drawing_from, noise_requests
+from cmpolicy.datasets.transitions import TransitionBatch
 
 F = TypeVar("F", bound=Callable[..., Any])
 Optimized = tuple[torch.optim.Optimizer, Tensor]  # one of the parameters that it moves
 SHARED = {"step"}  # of Adam's state: the count of updates, which no seed has for itself
 
 
-class AgentStack(nn.Module):
+class StackedAgents(nn.Module):
     """R agents of one configuration that a single `update` trains.
 
     As a module it has the stacked parameters, the buffers, and what an update draws.
@@ -47,39 +47,43 @@ class AgentStack(nn.Module):
         self.agents, self.generators = list(agents), list(generators)
         self.stacked = copy.deepcopy(self.agents[0])
         self.stacked.vectorize = self.over_seeds
-        update = self.reading_the_tape(self.stacked.update)
+        update = self.replaying(self.stacked.update)
         self.stacked.update = update  # type: ignore[assignment, method-assign]
-        self.tape: Tape | None = None
+        self.recording: RecordedNoise | None = None
         self.gather_parameters()
         self.gather_optimizers()
 
     @property
     def core(self) -> Agent:
-        """What `update` trains: the stacked agent, whose draws come from the tape."""
+        """What `update` trains: the stacked agent, whose draws come from the recording."""
         return self.stacked
 
-    def update(self, batch: Batch) -> Metrics:
+    def update(self, batch: TransitionBatch) -> Metrics:
         """One update of every seed: batches (R, B, …) → metrics (R,)."""
-        if self.tape is None:
+        if self.recording is None:
             probe = copy.deepcopy(self.agents[0])
-            first = Batch(*(column[0] for column in batch))
-            self.tape = Tape(requests_of(lambda: probe.update(first)), len(self.agents))
-            for i, numbers in enumerate(self.tape.numbers):
+            first = TransitionBatch(*(column[0] for column in batch))
+            self.recording = RecordedNoise(
+                noise_requests(lambda: probe.update(first)), len(self.agents)
+            )
+            for i, numbers in enumerate(self.recording.numbers):
                 self.register_buffer(f"drawn_{i}", numbers, persistent=False)
-        self.tape.record(self.generators)
+        self.recording.record(self.generators)
         metrics = self.stacked.update(batch)
         if not self.optimizers_shared:
             self.share_optimizers()
         return metrics
 
-    def reading_the_tape(self, update: Callable[[Batch], Metrics]) -> Callable[[Batch], Metrics]:
+    def replaying(
+        self, update: Callable[[TransitionBatch], Metrics]
+    ) -> Callable[[TransitionBatch], Metrics]:
         """`update`, which reads what was recorded for it from the beginning to the end."""
 
-        def read_all(batch: Batch) -> Metrics:
-            assert self.tape is not None, "recording comes first"
-            self.tape.position = 0  # a compiler that then failed may have read it before
+        def read_all(batch: TransitionBatch) -> Metrics:
+            assert self.recording is not None, "recording comes first"
+            self.recording.position = 0  # a compiler that then failed may have read it before
             metrics = update(batch)
-            self.tape.check_read()
+            self.recording.check_read()
             return metrics
 
         return read_all
@@ -89,43 +93,45 @@ class AgentStack(nn.Module):
 
         Each seed draws from its own of the generators what its agent's `act` would draw.
         """
-        tape: Tape | None = None
+        recording: RecordedNoise | None = None
 
         @torch.inference_mode()
         def act(observations: FloatArray) -> FloatArray:
-            nonlocal tape
+            nonlocal recording
             obs = torch.from_numpy(observations).to(self.stacked.step.device)
-            if tape is None:
-                tape = Tape(requests_of(lambda: self.agents[0].choose(obs[0])), len(self.agents))
-            tape.record(generators)
-            choose = self.mapped(self.stacked.choose, tape, tape.numbers)
+            if recording is None:
+                recording = RecordedNoise(
+                    noise_requests(lambda: self.agents[0].choose(obs[0])), len(self.agents)
+                )
+            recording.record(generators)
+            choose = self.mapped(self.stacked.choose, recording, recording.numbers)
             actions: FloatArray = choose(obs).cpu().numpy()
-            tape.check_read()
+            recording.check_read()
             return actions
 
         return act
 
     def over_seeds(self, function: F) -> F:
         """`function` of every seed's modules, inputs (R, …) and draws → its outputs, (R, …)."""
-        tape = self.tape
-        assert tape is not None, "update comes first"
-        begin = tape.position
+        recording = self.recording
+        assert recording is not None, "update comes first"
+        begin = recording.position
 
         @functools.wraps(function)
         def of_all(*inputs: Any) -> Any:
             # Both are asked for here, because tracing puts others in their place.
-            numbers = [self.get_buffer(f"drawn_{i}") for i in range(len(tape.numbers))]
-            tape.position = begin
-            return self.mapped(function, tape, numbers)(*inputs)
+            numbers = [self.get_buffer(f"drawn_{i}") for i in range(len(recording.numbers))]
+            recording.position = begin
+            return self.mapped(function, recording, numbers)(*inputs)
 
         return of_all  # type: ignore[return-value]
 
-    def mapped(self, function: F, tape: Tape, numbers: list[Tensor]) -> F:
-        """`over_seeds`, with `numbers` for the draws of `tape`."""
-        caller = Caller(self.stacked)
+    def mapped(self, function: F, recording: RecordedNoise, numbers: list[Tensor]) -> F:
+        """`over_seeds`, with `numbers` for the draws of `recording`."""
+        caller = FunctionalModule(self.stacked)
 
         def of_one(parameters: dict[str, Tensor], numbers: list[Tensor], inputs: Any) -> Any:
-            with drawing_from(tape.source(numbers)):
+            with drawing_from(recording.source(numbers)):
                 return functional_call(caller, parameters, (function, *inputs), tie_weights=False)
 
         def of_all(*inputs: Any) -> Any:

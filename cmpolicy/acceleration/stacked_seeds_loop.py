@@ -18,7 +18,7 @@ from cmpolicy.training.loop import (
 from cmpolicy.training.run_directory import RunDirectory
 
 
-class ReplicaLoop(TrainingLoop):
+class StackedSeedsLoop(TrainingLoop):
     """The loop of R seeds, which all do the same at the same step.
 
     Each seed has a `TrainingLoop` of its own that never trains. It holds what is the seed's alone:
@@ -47,16 +47,16 @@ class ReplicaLoop(TrainingLoop):
         progress_bar: bool = True,
     ) -> None:
 
-        def evaluate_and_take(step: int) -> Evaluation:
+        def evaluate_and_record(step: int) -> Evaluation:
             each = evaluate(step)
             for loop, evaluation in zip(seeds, each, strict=True):
-                loop.take(evaluation)
+                loop.record_evaluation(evaluation)
             return over_seeds(each)
 
         super().__init__(
             learner,
             dataset,
-            evaluate_and_take,
+            evaluate_and_record,
             run,
             schedule,
             on_evaluation=on_evaluation,
@@ -94,7 +94,7 @@ class ReplicaLoop(TrainingLoop):
                     f"resume={self.run.path}/seed-N"
                 ) from None
 
-    def take(self, evaluation: Evaluation) -> None:
+    def record_evaluation(self, evaluation: Evaluation) -> None:
         """Each seed has logged its own, and kept the checkpoint that is its best so far."""
         self.evaluations.append(evaluation)
         if self.on_evaluation is not None:

@@ -12,7 +12,7 @@ from cmpolicy.agents.agent import AgentConfig, Metrics
 from cmpolicy.agents.critic_agent import CriticAgent, CriticConfig
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.consistency.randomness import uniform
-from cmpolicy.datasets.transitions import Batch, TransitionDataset
+from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 
 Q_UNITS = ("gradient", "value")
 
@@ -89,17 +89,17 @@ class ConsistencyAC(CriticAgent):
         return q.view(q.shape[0], -1, draws).amax(2).amin(0)  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def target(self, batch: Batch) -> Tensor:
+    def target(self, batch: TransitionBatch) -> Tensor:
         """y = r + γ (1 − terminal) min_e Q'_e(s', π'(s')), (B,)."""
         bootstrap = (1 - batch.terminals) * self.next_value(batch.next_observations)
         y: Tensor = self.reward_scale * batch.rewards + self.config.discount * bootstrap
         return y / (y.std() + 1e-6) if self.config.normalize_target else y
 
-    def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+    def critic_loss(self, batch: TransitionBatch) -> tuple[Tensor, Metrics]:
         """Σ_e (Q_e(s, a) − y)²."""
         return self.squared_error(batch, self.target(batch))
 
-    def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+    def actor_loss(self, batch: TransitionBatch) -> tuple[Tensor, Metrics]:
         """L_consistency(a | s) − η Q(s, π(s)) / unit, of imitated actions."""
         observations = batch.imitated_observations
         consistency = self.policy.loss(observations, batch.imitated_actions, self.progress)
@@ -128,7 +128,7 @@ class ConsistencyAC(CriticAgent):
         unit = torch.linalg.vector_norm(slope, dim=1).mean().clamp_min(1e-12)
         return -(slope / unit * actions).sum(1).mean(), q
 
-    def update(self, batch: Batch) -> Metrics:
+    def update(self, batch: TransitionBatch) -> Metrics:
         """Algorithm 1: critics, their targets, the actor, its average."""
         critic_metrics = self.minimize("critic", self.critic_loss, batch)
         ema_update(self.target_critic, self.critic, 1 - self.config.tau)

@@ -16,7 +16,7 @@ from cmpolicy.array_types import FloatArray
 from cmpolicy.consistency.ema import ema_update, rising_decay
 from cmpolicy.consistency.randomness import draw_softmax
 from cmpolicy.consistency.sampling import few_step_levels
-from cmpolicy.datasets.transitions import Batch, TransitionDataset
+from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 from cmpolicy.errors import InputError
 from cmpolicy.policy.config import PolicyConfig
 from cmpolicy.policy.consistency_policy import ConsistencyPolicy
@@ -113,7 +113,7 @@ class Agent(nn.Module):
         self.config = config
         self.total_steps = total_steps
         self.candidates = 1
-        self.vectorize: Callable[[F], F] = itself
+        self.vectorize: Callable[[F], F] = identity
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "policy": adam(self.policy, config.learning_rate, config.weight_decay)
         }
@@ -139,7 +139,7 @@ class Agent(nn.Module):
         lowest = rate * LOWEST_RATE
         return lowest + (rate - lowest) * (1 + torch.cos(math.pi * self.progress)) / 2
 
-    def update(self, batch: Batch) -> Metrics:
+    def update(self, batch: TransitionBatch) -> Metrics:
         """One update of everything; returns scalars that stay on the device."""
         raise NotImplementedError
 
@@ -279,7 +279,7 @@ def differentiate(
     return tuple(gradient.contiguous() for gradient in gradients), metrics
 
 
-def itself(function: F) -> F:
+def identity(function: F) -> F:
     """What `vectorize` is for one seed."""
     return function
 

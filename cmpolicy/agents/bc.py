@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from cmpolicy.agents.agent import Agent, AgentConfig, Metrics
-from cmpolicy.datasets.transitions import Batch
+from cmpolicy.datasets.transitions import TransitionBatch
 
 
 @dataclass
@@ -24,12 +24,12 @@ class ConsistencyBC(Agent):
 
     Config: ClassVar[type[AgentConfig]] = BCConfig
 
-    def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+    def actor_loss(self, batch: TransitionBatch) -> tuple[Tensor, Metrics]:
         """L_consistency(a | s)."""
         loss = self.policy.loss(batch.observations, batch.actions, self.progress)
         return loss, {"actor/consistency_loss": loss.detach()}
 
-    def update(self, batch: Batch) -> Metrics:
+    def update(self, batch: TransitionBatch) -> Metrics:
         """Algorithm: one step on L_consistency."""
         metrics = self.minimize("policy", self.actor_loss, batch)
         self.finish_step()

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from cmpolicy.agents.agent import Agent, AgentConfig, Metrics, Spaces, adam, frozen_copy
 from cmpolicy.datasets.n_step_returns import discounted_returns, n_step
-from cmpolicy.datasets.transitions import Batch, TransitionDataset
+from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 from cmpolicy.networks.critic import EnsembleCritic
 from cmpolicy.networks.mlp import ACTIVATIONS
 
-GUARD = 10.0  # |Q| beyond this many times the largest return in the data is divergence
+DIVERGENCE_RATIO = 10.0  # |Q| beyond this many times the largest return in the data is divergence
 
 
 @dataclass
@@ -121,7 +121,7 @@ class CriticAgent(Agent):
         """min_e Q'_e(s, a), (B,)."""
         return self.target_critic(observations, actions).amin(0)  # type: ignore[no-any-return]
 
-    def squared_error(self, batch: Batch, y: Tensor) -> tuple[Tensor, Metrics]:
+    def squared_error(self, batch: TransitionBatch, y: Tensor) -> tuple[Tensor, Metrics]:
         """Σ_e E[(Q_e(s, a) − y)²] for targets y, (B,)."""
         q = self.critic(batch.observations, batch.actions)
         loss = (q - y).square().mean(1).sum()
@@ -137,9 +137,10 @@ class CriticAgent(Agent):
 
         An untrained network's values are of order one, so the bound is not below ten.
         """
-        bound = GUARD * max(float(self.largest_return), 1.0)
+        bound = DIVERGENCE_RATIO * max(float(self.largest_return), 1.0)
         meaning = (
-            f"the limit is {GUARD:g} × the largest discounted return in the data; try a smaller "
+            f"the limit is {DIVERGENCE_RATIO:g} × the largest discounted return in the data; "
+            "try a smaller "
             "critic_learning_rate, tau or discount"
         )
         return {"critic/q_max": (bound, meaning)}

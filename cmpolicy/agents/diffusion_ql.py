@@ -11,7 +11,7 @@ from torch import Tensor
 from cmpolicy.agents.agent import AgentConfig, Metrics
 from cmpolicy.agents.critic_agent import CriticAgent, CriticConfig
 from cmpolicy.consistency.ema import ema_update
-from cmpolicy.datasets.transitions import Batch
+from cmpolicy.datasets.transitions import TransitionBatch
 from cmpolicy.policy.consistency_policy import ConsistencyPolicy
 from cmpolicy.policy.diffusion_policy import DiffusionPolicy, DiffusionPolicyConfig
 
@@ -48,7 +48,7 @@ class DiffusionQL(CriticAgent):
     config: DiffusionQLConfig
 
     @torch.no_grad()
-    def target(self, batch: Batch) -> Tensor:
+    def target(self, batch: TransitionBatch) -> Tensor:
         """y = r + γ (1 − terminal) min_e Q'_e(s', a'), a' ~ π'(s'), (B,): eq. 4."""
         draws = 10 if self.config.max_q_backup else 1
         obs = batch.next_observations.repeat_interleave(draws, dim=0)
@@ -59,11 +59,11 @@ class DiffusionQL(CriticAgent):
         )
         return y
 
-    def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+    def critic_loss(self, batch: TransitionBatch) -> tuple[Tensor, Metrics]:
         """Σ_e E[(Q_e(s, a) − y)²]: eq. 4."""
         return self.squared_error(batch, self.target(batch))
 
-    def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+    def actor_loss(self, batch: TransitionBatch) -> tuple[Tensor, Metrics]:
         """L_d(a | s) − η E[Q(s, a₀)]/E[|Q|], a₀ ~ π(s) through all its steps: eq. 3.
 
         The published code divides either critic by the other's size, by the toss of a coin; this
@@ -78,7 +78,7 @@ class DiffusionQL(CriticAgent):
             "actor/q": q.detach().mean(),
         }
 
-    def update(self, batch: Batch) -> Metrics:
+    def update(self, batch: TransitionBatch) -> Metrics:
         """Algorithm 1: critics, the actor, the averages of both."""
         critic_metrics = self.minimize("critic", self.critic_loss, batch)
         actor_metrics = self.minimize("policy", self.actor_loss, batch)

@@ -11,7 +11,7 @@ from torch import Tensor
 from cmpolicy.agents.agent import AgentConfig, Metrics, Spaces, adam
 from cmpolicy.agents.critic_agent import CriticAgent, CriticConfig
 from cmpolicy.consistency.ema import ema_update
-from cmpolicy.datasets.transitions import Batch, TransitionDataset
+from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 
 
 @dataclass
@@ -74,13 +74,13 @@ class ConsistencyIQL(CriticAgent):
         nothing = observations.new_empty(len(observations), 0)
         return self.state_critic(observations, nothing).squeeze(0)  # type: ignore[no-any-return]
 
-    def state_value_loss(self, batch: Batch, q: Tensor) -> tuple[Tensor, Metrics]:
+    def state_value_loss(self, batch: TransitionBatch, q: Tensor) -> tuple[Tensor, Metrics]:
         """L_V = E[L₂^τ(Q̂(s, a) − V(s))]: eq. 5. `q` is Q̂(s, a), (B,)."""
         v = self.state_value(batch.observations)
         loss = expectile_loss(q - v, self.config.expectile).mean()
         return loss, {"value/loss": loss.detach(), "value/v": v.detach().mean()}
 
-    def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+    def critic_loss(self, batch: TransitionBatch) -> tuple[Tensor, Metrics]:
         """L_Q = Σ_e E[(r + γ (1 − terminal) V(s') − Q_e(s, a))²]: eq. 6."""
         with torch.no_grad():
             v = self.state_value(batch.next_observations)
@@ -88,7 +88,7 @@ class ConsistencyIQL(CriticAgent):
             y = self.reward_scale * batch.rewards + bootstrap
         return self.squared_error(batch, y)
 
-    def actor_loss(self, batch: Batch, q: Tensor) -> tuple[Tensor, Metrics]:
+    def actor_loss(self, batch: TransitionBatch, q: Tensor) -> tuple[Tensor, Metrics]:
         """E[min(exp(β (Q̂(s, a) − V(s))), w_max) L_consistency(a | s)]: eq. 7."""
         with torch.no_grad():
             advantage = q - self.state_value(batch.observations)
@@ -100,7 +100,7 @@ class ConsistencyIQL(CriticAgent):
             "actor/clipped": (weight == self.config.max_weight).float().mean(),
         }
 
-    def update(self, batch: Batch) -> Metrics:
+    def update(self, batch: TransitionBatch) -> Metrics:
         """Algorithm 1: the value function, the critics, their targets; then the actor."""
         with torch.no_grad():
             q = self.vectorize(self.value)(batch.observations, batch.actions)

@@ -32,7 +32,7 @@ Randomness = torch.Generator | Draws | None
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
-class Request(NamedTuple):
+class NoiseRequest(NamedTuple):
     """What is wanted of a generator."""
 
     law: str  # "normal_", "uniform_" or "exponential_", as tensors fill themselves
@@ -46,17 +46,17 @@ class Request(NamedTuple):
         return filled
 
 
-Source = Callable[[Request], Tensor]
+NoiseSource = Callable[[NoiseRequest], Tensor]
 
 
 class GlobalGenerator:
     """Torch's global generator, or what stands in for it while `drawing_from` is entered."""
 
-    substitute: ClassVar[Source | None] = None
+    substitute: ClassVar[NoiseSource | None] = None
 
 
 @contextmanager
-def drawing_from(source: Source) -> Iterator[None]:
+def drawing_from(source: NoiseSource) -> Iterator[None]:
     """Let `source` answer what would be drawn from torch's global generator."""
     before, GlobalGenerator.substitute = GlobalGenerator.substitute, source
     try:
@@ -70,7 +70,7 @@ def normal(
 ) -> Tensor:
     """z ~ N(0, 1) of a shape, with the device and the dtype of `like`."""
     if generator is None and GlobalGenerator.substitute is not None:
-        return GlobalGenerator.substitute(Request("normal_", shape, like.dtype, like.device))
+        return GlobalGenerator.substitute(NoiseRequest("normal_", shape, like.dtype, like.device))
     return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
@@ -79,7 +79,7 @@ def uniform(
 ) -> Tensor:
     """Numbers of [0, 1) of a shape, with the device and the dtype of `like`."""
     if generator is None and GlobalGenerator.substitute is not None:
-        return GlobalGenerator.substitute(Request("uniform_", shape, like.dtype, like.device))
+        return GlobalGenerator.substitute(NoiseRequest("uniform_", shape, like.dtype, like.device))
     return torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
@@ -102,7 +102,7 @@ def draw_softmax(values: Tensor, generator: torch.Generator | None = None) -> Te
 
     As torch.multinomial, bit for bit: of exponential waiting times with those rates the least.
     """
-    request = Request("exponential_", tuple(values.shape), values.dtype, values.device)
+    request = NoiseRequest("exponential_", tuple(values.shape), values.dtype, values.device)
     if generator is None and GlobalGenerator.substitute is not None:
         times = GlobalGenerator.substitute(request)
     else:
@@ -134,12 +134,12 @@ def normal_like(x: Tensor, generators: Generators) -> Tensor:
     return torch.stack(rows).to(x.device)
 
 
-def requests_of(function: Callable[[], object]) -> list[Request]:
+def noise_requests(function: Callable[[], object]) -> list[NoiseRequest]:
     """What `function` would draw from torch's global generator, which is left as it is."""
-    requests: list[Request] = []
+    requests: list[NoiseRequest] = []
     generators: dict[torch.device, torch.Generator] = {}
 
-    def note(request: Request) -> Tensor:
+    def note(request: NoiseRequest) -> Tensor:
         requests.append(request)
         if request.device not in generators:
             generators[request.device] = torch.Generator(request.device).manual_seed(0)
@@ -151,18 +151,18 @@ def requests_of(function: Callable[[], object]) -> list[Request]:
     return requests
 
 
-class Tape:
+class RecordedNoise:
     """All that one call of a function draws, for R seeds, drawn before it.
 
     Each seed has a generator of its own, and draws from it what it would draw alone. A call
-    reads the tape from its beginning to its end; the tensors stay where they are in memory.
+    reads the recording from its beginning to its end; the tensors stay where they are in memory.
 
     Attributes:
         requests: what a call for one seed draws, in order.
         numbers: the numbers, each (R, …).
     """
 
-    def __init__(self, requests: Sequence[Request], seeds: int) -> None:
+    def __init__(self, requests: Sequence[NoiseRequest], seeds: int) -> None:
         self.requests = list(requests)
         self.numbers = [
             torch.empty(seeds, *r.shape, dtype=r.dtype, device=r.device) for r in self.requests
@@ -176,10 +176,10 @@ class Tape:
                 request.fill(row, generator)
         self.position = 0
 
-    def source(self, numbers: Sequence[Tensor]) -> Source:
-        """What answers with `numbers`: those of the tape, or one seed's part of them."""
+    def source(self, numbers: Sequence[Tensor]) -> NoiseSource:
+        """What answers with `numbers`: those of the recording, or one seed's part of them."""
 
-        def read(request: Request) -> Tensor:
+        def read(request: NoiseRequest) -> Tensor:
             if self.position >= len(self.requests) or self.requests[self.position] != request:
                 raise RuntimeError(
                     f"draw {self.position} is {request}, which the first call had not; seeds are "
@@ -191,8 +191,8 @@ class Tape:
         return read
 
     def check_read(self) -> None:
-        """Raise RuntimeError unless a call has read the tape to its end."""
+        """Raise RuntimeError unless a call has read the recording to its end."""
         if self.position != len(self.requests):
             raise RuntimeError(
-                f"the call drew {self.position} times from a tape of {len(self.requests)}"
+                f"the call drew {self.position} times from a recording of {len(self.requests)}"
             )

@@ -6,13 +6,18 @@ from cmpolicy.datasets.n_step_returns import n_step
 from cmpolicy.datasets.reference_scores import normalized_score, reference_scores
 from cmpolicy.datasets.resolve import SOURCES, load_path, resolve_dataset
 from cmpolicy.datasets.rewards import REWARDS, transform_rewards
-from cmpolicy.datasets.transitions import Batch, DatasetInfo, TransitionDataset, check_fits
+from cmpolicy.datasets.transitions import (
+    DatasetInfo,
+    TransitionBatch,
+    TransitionDataset,
+    check_fits,
+)
 
 __all__ = [
     "REWARDS",
     "SOURCES",
-    "Batch",
     "DatasetInfo",
+    "TransitionBatch",
     "TransitionDataset",
     "check_fits",
     "load_hdf5",

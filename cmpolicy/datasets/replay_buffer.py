@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cmpolicy.datasets.return_weights import draw_shares, shares_of
-from cmpolicy.datasets.transitions import Batch, TransitionDataset
+from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 from cmpolicy.errors import InputError
 
 
@@ -40,7 +40,7 @@ class ReplayBuffer:
     ) -> None:
         self.offline = offline
         recorded = offline.transitions.recorded
-        self.online = Batch.of(c.new_zeros(capacity, *c.shape[1:]) for c in recorded)
+        self.online = TransitionBatch.of(c.new_zeros(capacity, *c.shape[1:]) for c in recorded)
         self.factors = discount ** torch.arange(n_step, device=offline.device).flip(0)
         self.size = self.begin = 0
         self.progress_return = torch.zeros((), dtype=torch.float64, device=offline.device)
@@ -93,18 +93,18 @@ class ReplayBuffer:
         self.begin = self.size
         self.progress_return.zero_()
 
-    def sample(self, batch_size: int) -> Batch:
+    def sample(self, batch_size: int) -> TransitionBatch:
         """`batch_size` transitions drawn with replacement, half of them online if there are any."""
         if self.size == 0:
             return self.offline.sample(batch_size)
         offline = self.offline.sample(batch_size - batch_size // 2)
         online = self.sample_online(batch_size // 2)
-        return Batch(*(torch.cat(pair) for pair in zip(offline, online, strict=True)))
+        return TransitionBatch(*(torch.cat(pair) for pair in zip(offline, online, strict=True)))
 
-    def sample_online(self, count: int) -> Batch:
+    def sample_online(self, count: int) -> TransitionBatch:
         """`count` transitions of the environment; beside them, what is imitated instead."""
         index = torch.randint(self.size, (count,), device=self.factors.device)
-        batch = Batch.of(column.index_select(0, index) for column in self.online.recorded)
+        batch = TransitionBatch.of(column.index_select(0, index) for column in self.online.recorded)
         if self.offline.weights is None:
             return batch
         if self.shares is None:
@@ -118,7 +118,7 @@ class ReplayBuffer:
     @property
     def recorded(self) -> dict[str, Tensor]:
         """The columns of `online` that are no other column."""
-        return dict(zip(Batch._fields, self.online.recorded, strict=False))
+        return dict(zip(TransitionBatch._fields, self.online.recorded, strict=False))
 
     def training_state(self) -> dict[str, Any]:
         """What the environment gave."""

@@ -61,14 +61,14 @@ def resolve_dataset(
         InputError: an unknown source, a broken file, or nothing anywhere.
     """
     if path is not None:
-        return _said(name, load_path(path))
+        return _logged(name, load_path(path))
     if source not in SOURCES:
         raise InputError(f"no dataset source {source!r}, expected one of {', '.join(SOURCES)}")
     tried = []
     for place in SOURCES[source]:
         found = _PLACES[place](_Task(name, d4rl_id, minari_id))
         if isinstance(found, TransitionDataset):
-            return _said(name, found)
+            return _logged(name, found)
         logger.info("%s: %s", name, found)
         tried.append(found)
     raise InputError(
@@ -186,7 +186,7 @@ _PLACES: dict[str, Callable[[_Task], TransitionDataset | str]] = {
 }
 
 
-def _said(name: str, dataset: TransitionDataset) -> TransitionDataset:
+def _logged(name: str, dataset: TransitionDataset) -> TransitionDataset:
     info = dataset.info
     logger.info(
         "%s: %s from %s (%s): %d transitions, %d episodes, return %.1f ± %.1f",

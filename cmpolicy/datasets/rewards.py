@@ -9,15 +9,15 @@ from torch import Tensor
 from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.errors import InputError
 
-Transform = Callable[[Tensor], Tensor]  # of rewards of any shape, recorded before or after
+RewardTransform = Callable[[Tensor], Tensor]  # of rewards of any shape, recorded before or after
 
 
-def none(dataset: TransitionDataset) -> Transform:
+def none(dataset: TransitionDataset) -> RewardTransform:
     """The rewards as recorded."""
     return lambda rewards: rewards
 
 
-def normalize(dataset: TransitionDataset) -> Transform:
+def normalize(dataset: TransitionDataset) -> RewardTransform:
     """Mean 0 and standard deviation 1: Adroit in Diffusion-QL (Wang et al. 2023) and
     Consistency-AC (Ding & Jin 2024).
     """
@@ -27,7 +27,7 @@ def normalize(dataset: TransitionDataset) -> Transform:
     return lambda rewards: (rewards - mean) / std
 
 
-def iql_locomotion(dataset: TransitionDataset) -> Transform:
+def iql_locomotion(dataset: TransitionDataset) -> RewardTransform:
     """1000 r / (best return - worst return): MuJoCo locomotion in IQL (Kostrikov et al. 2022)."""
     returns = dataset.episode_returns()
     spread = float(returns.max() - returns.min())
@@ -36,23 +36,23 @@ def iql_locomotion(dataset: TransitionDataset) -> Transform:
     return lambda rewards: rewards * (1000.0 / spread)
 
 
-def iql_antmaze(dataset: TransitionDataset) -> Transform:
+def iql_antmaze(dataset: TransitionDataset) -> RewardTransform:
     """r - 1, a cost for every step before the goal: AntMaze in IQL (Kostrikov et al. 2022)."""
     return lambda rewards: rewards - 1.0
 
 
-def cql_antmaze(dataset: TransitionDataset) -> Transform:
+def cql_antmaze(dataset: TransitionDataset) -> RewardTransform:
     """4 (r - 0.5): AntMaze in CQL (Kumar et al. 2020), Diffusion-QL and Consistency-AC."""
     return lambda rewards: 4.0 * (rewards - 0.5)
 
 
-REWARDS: dict[str, Callable[[TransitionDataset], Transform]] = {
+REWARDS: dict[str, Callable[[TransitionDataset], RewardTransform]] = {
     transform.__name__: transform
     for transform in (none, normalize, iql_locomotion, iql_antmaze, cql_antmaze)
 }
 
 
-def reward_transform(dataset: TransitionDataset, name: str) -> Transform:
+def reward_transform(dataset: TransitionDataset, name: str) -> RewardTransform:
     """The transform `REWARDS[name]` with what it must know of the data.
 
     Raises:

@@ -23,7 +23,7 @@ STD_FLOOR = 1e-3  # TD3+BC's epsilon: an observation that never moves must not b
 BOUND_TOLERANCE = 1e-4  # float32 rounding of an action recorded at its bound
 
 
-class Batch(NamedTuple):
+class TransitionBatch(NamedTuple):
     """`B` transitions, all float32 on one device."""
 
     observations: Tensor  # (B, obs_dim)
@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     imitated_actions: Tensor  # (B, action_dim): transitions than those above; else the same
 
     @classmethod
-    def of(cls, recorded: Iterable[Tensor]) -> Batch:
+    def of(cls, recorded: Iterable[Tensor]) -> TransitionBatch:
         """The first five columns, which are imitated as they are."""
         columns = list(recorded)
         return cls(*columns, *columns[:2])
@@ -86,12 +86,12 @@ class TransitionDataset:
 
     def __init__(
         self,
-        transitions: Batch,
+        transitions: TransitionBatch,
         episode_ends: Tensor,
         info: DatasetInfo,
         weights: ReturnWeights | None = None,
     ) -> None:
-        self.transitions = Batch.of(transitions.recorded)
+        self.transitions = TransitionBatch.of(transitions.recorded)
         self.observations, self.actions, self.rewards = self.transitions[:3]
         self.next_observations, self.terminals = self.transitions[3:5]
         self.episode_ends = episode_ends
@@ -172,7 +172,7 @@ class TransitionDataset:
             torch.from_numpy(column.take(rows, axis=0).astype(np.float32, copy=False))
             for column in steps[:5]
         )
-        return cls(Batch.of(columns), torch.from_numpy(ends), info)
+        return cls(TransitionBatch.of(columns), torch.from_numpy(ends), info)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -207,7 +207,7 @@ class TransitionDataset:
         rewards, ends = self.rewards.cpu().numpy(), self.episode_ends.cpu().numpy()
         return torch.from_numpy(returns_of(rewards, ends))
 
-    def sample(self, batch_size: int, generator: torch.Generator | None = None) -> Batch:
+    def sample(self, batch_size: int, generator: torch.Generator | None = None) -> TransitionBatch:
         """`batch_size` transitions drawn with replacement, on the dataset's device.
 
         `generator` must live on that device. Nothing here waits for the device.
@@ -225,7 +225,7 @@ class TransitionDataset:
             return index
         return draw_shares(self.weights.shares, len(index), generator)
 
-    def at(self, index: Tensor, imitated: Tensor | None = None) -> Batch:
+    def at(self, index: Tensor, imitated: Tensor | None = None) -> TransitionBatch:
         """The transitions of an index of any shape, (…): each column is (…) or (…, dim).
 
         `imitated` is another such index, of those that are imitated.
@@ -234,7 +234,7 @@ class TransitionDataset:
         def rows(column: Tensor, index: Tensor) -> Tensor:
             return column.index_select(0, index.flatten()).view(*index.shape, *column.shape[1:])
 
-        batch = Batch.of(rows(column, index) for column in self.transitions.recorded)
+        batch = TransitionBatch.of(rows(column, index) for column in self.transitions.recorded)
         if imitated is None or imitated is index:
             return batch
         return batch._replace(
@@ -244,7 +244,7 @@ class TransitionDataset:
 
     def to(self, device: torch.device | str) -> TransitionDataset:
         """The same dataset on `device`."""
-        moved = Batch.of(column.to(device) for column in self.transitions.recorded)
+        moved = TransitionBatch.of(column.to(device) for column in self.transitions.recorded)
         weights = self.weights and self.weights.to(device)
         return TransitionDataset(moved, self.episode_ends.to(device), self.info, weights)
 

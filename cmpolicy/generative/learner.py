@@ -28,7 +28,7 @@ LossOf = Callable[[Tensor, Tensor | None, Draws], Tensor]  # (x₀, condition, d
 SIGMA_DATA = 0.5  # the data is scaled to it: EDM's defaults for levels are made for it
 
 
-class Batch(Protocol):
+class GenerativeBatch(Protocol):
     """What the learner trains on."""
 
     @property
@@ -38,7 +38,7 @@ class Batch(Protocol):
     def condition(self) -> Tensor | None: ...  # (B, …)
 
     @property
-    def references(self) -> Batch | None: ...  # samples for the stable target alone
+    def references(self) -> GenerativeBatch | None: ...  # samples for the stable target alone
 
 
 class GenerativeLearner(nn.Module):
@@ -122,7 +122,7 @@ class GenerativeLearner(nn.Module):
         """x₀ of the models → data, (B, …)."""
         return x0 / self.scale + self.mean
 
-    def update(self, batch: Batch) -> dict[str, Tensor]:
+    def update(self, batch: GenerativeBatch) -> dict[str, Tensor]:
         """One update of the teacher while its steps last, then of the student."""
         if self.teacher is not None and self.step < self.teacher_steps:
             loss = self.update_teacher(self.teacher, batch)
@@ -138,7 +138,7 @@ class GenerativeLearner(nn.Module):
         """None: a loss that is a number is small enough."""
         return {}
 
-    def update_teacher(self, teacher: EDMTeacher, batch: Batch) -> Tensor:
+    def update_teacher(self, teacher: EDMTeacher, batch: GenerativeBatch) -> Tensor:
         """Denoising."""
 
         def loss_of(x0: Tensor, condition: Tensor | None, draws: Draws) -> Tensor:
@@ -148,7 +148,7 @@ class GenerativeLearner(nn.Module):
         self.minimize("teacher", teacher, loss, self.step, self.teacher_steps)
         return loss
 
-    def update_student(self, student: ConsistencyStudent, batch: Batch) -> Tensor:
+    def update_student(self, student: ConsistencyStudent, batch: GenerativeBatch) -> Tensor:
         """Consistency training, or distillation."""
         k = self.step - self.teacher_steps
         progress = k / self.student_steps
@@ -165,7 +165,7 @@ class GenerativeLearner(nn.Module):
         return loss
 
     def stable_target(
-        self, batch: Batch, x0: Tensor, condition: Tensor | None
+        self, batch: GenerativeBatch, x0: Tensor, condition: Tensor | None
     ) -> LevelFunction | None:
         """The denoiser of the batch and its references, where that is asked for."""
         if not self.config.stable_target:
@@ -174,7 +174,7 @@ class GenerativeLearner(nn.Module):
         references = None if more is None else (self.encode(more.x), more.condition)
         return batch_denoiser(x0, condition, references)
 
-    def add_gradients(self, model: LevelModel, loss_of: LossOf, batch: Batch) -> Tensor:
+    def add_gradients(self, model: LevelModel, loss_of: LossOf, batch: GenerativeBatch) -> Tensor:
         """Set the gradients of the mean loss of this process's part of the batch; return it, ()."""
         x0, condition = self.encode(batch.x), batch.condition
         draws, masks = draw(x0), self.draw_masks(x0)

@@ -18,7 +18,7 @@ from cmpolicy.atomic_file import write_atomically
 from cmpolicy.download import download
 from cmpolicy.errors import InputError
 from cmpolicy.images.cifar import (
-    Batch,
+    CifarBatch,
     read_binary_batch,
     read_json_labels,
     read_png_sheet,
@@ -278,7 +278,7 @@ def unpack(archive: Path, folder: Path, names: Collection[str]) -> None:
         raise InputError(f"{archive} is cut short or damaged ({error}); remove it") from None
 
 
-def _read(form: str, paths: list[Path], classes: int) -> Batch:
+def _read(form: str, paths: list[Path], classes: int) -> CifarBatch:
     if form == "idx":
         images = read_idx(paths[0])
         if images.ndim != 3 or not images.size:

@@ -19,10 +19,10 @@ SHAPE = (3, 32, 32)
 PIXELS, BYTES = 32 * 32, 3 * 32 * 32
 CLASSES = 10
 
-Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]  # (N, C, H, W), (N,)
+CifarBatch = tuple[NDArray[np.uint8], NDArray[np.int64]]  # (N, C, H, W), (N,)
 
 
-def read_binary_batch(path: Path) -> Batch:
+def read_binary_batch(path: Path) -> CifarBatch:
     """A `.bin` file: of each image one byte of label, then its red, green and blue pixels.
 
     Source: https://www.cs.toronto.edu/~kriz/cifar.html
@@ -41,7 +41,7 @@ def read_binary_batch(path: Path) -> Batch:
     return np.ascontiguousarray(rows[:, 1:]).reshape(-1, *SHAPE), labels
 
 
-def read_python_batch(path: Path) -> Batch:
+def read_python_batch(path: Path) -> CifarBatch:
     """A pickled dictionary of `data` (N, 3072) uint8 and `labels`, a list of N integers.
 
     The pickle cannot call anything: all it may name is the array that such a file holds, and a

@@ -181,7 +181,7 @@ class EditConfig:
         run: a run of images with a student.
         checkpoint: ``last`` or ``best``.
         ema: decay of the averaged weights; null for the one that training evaluated.
-        task: a name in `cmpolicy.edit.TASKS`, or ``all`` that fit the images.
+        task: a name in `cmpolicy.images.editing_tasks.TASKS`, or ``all`` that fit the images.
         picture: a file; null for pictures of the data.
         degrade: spoil the picture first; false for one that is grey, small, noisy or drawn
             already.

@@ -54,7 +54,7 @@ class Editor:
         return self.f(x, x.new_full((len(x),), sigma)).clamp(self.low, self.high)
 
 
-class Transform(Protocol):
+class PixelTransform(Protocol):
     """An invertible linear map A of images."""
 
     def forward(self, x: Tensor, /) -> Tensor: ...  # A x
@@ -121,7 +121,9 @@ def orthogonal_from(vector: Tensor) -> Tensor:
     return signed.to(vector)
 
 
-def edit(editor: Editor, reference: Tensor, known: Tensor, transform: Transform) -> Tensor:
+def edit_zero_shot(
+    editor: Editor, reference: Tensor, known: Tensor, transform: PixelTransform
+) -> Tensor:
     """Song et al. 2023, Algorithm 4: what is known of A y stays, the rest is made to fit.
 
     x ← A⁻¹(A y ⊙ Ω + A x ⊙ (1 − Ω)) after every call of f, where `known` is Ω.
@@ -149,7 +151,7 @@ def inpaint(editor: Editor, image: Tensor, known: Tensor) -> Tensor:
         image: (B, C, H, W).
         known: bool, broadcasts against it.
     """
-    return edit(editor, image, known, Identity())
+    return edit_zero_shot(editor, image, known, Identity())
 
 
 def colorize(editor: Editor, image: Tensor) -> Tensor:
@@ -163,7 +165,7 @@ def colorize(editor: Editor, image: Tensor) -> Tensor:
             f"images of shape {tuple(image.shape)} cannot be coloured, expected three channels"
         )
     luminance = torch.tensor([True, False, False], device=image.device).view(3, 1, 1)
-    return edit(editor, image, luminance, ColourBasis(image))
+    return edit_zero_shot(editor, image, luminance, ColourBasis(image))
 
 
 def super_resolve(editor: Editor, image: Tensor, factor: int) -> Tensor:
@@ -176,7 +178,7 @@ def super_resolve(editor: Editor, image: Tensor, factor: int) -> Tensor:
         raise InputError(f"a super-resolution by the factor {factor}, expected at least 1")
     enlarged = image.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     mean = torch.arange(factor * factor, device=image.device) == 0
-    return edit(editor, enlarged, mean, PatchBasis(factor, image))
+    return edit_zero_shot(editor, enlarged, mean, PatchBasis(factor, image))
 
 
 def denoise(editor: Editor, noisy: Tensor) -> Tensor:

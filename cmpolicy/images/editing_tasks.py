@@ -25,7 +25,7 @@ STROKE_COLOURS = 6
 
 
 @dataclass(frozen=True)
-class Session:
+class EditingSession:
     """A model and the pictures to edit.
 
     Attributes:
@@ -78,7 +78,7 @@ class Session:
         return karras_sigmas(self.config.steps + 1, p.sigma_min, sigma).tolist()[:-1]
 
 
-def inpaint(session: Session) -> Blocks:
+def inpaint_pictures(session: EditingSession) -> Blocks:
     """Fill a hole."""
     hole = session.hole
     x = session.model.encode(session.pictures)
@@ -89,7 +89,7 @@ def inpaint(session: Session) -> Blocks:
     }
 
 
-def colorize(session: Session) -> Blocks:
+def colorize_pictures(session: EditingSession) -> Blocks:
     """Colour what is grey."""
     if session.pictures.shape[1] != 3:
         raise InputError("grey images cannot be coloured; train on images with three channels")
@@ -99,7 +99,7 @@ def colorize(session: Session) -> Blocks:
     return {"to colorize": grey, "colorized": session.model.decode(y)}
 
 
-def super_resolve(session: Session) -> Blocks:
+def super_resolve_pictures(session: EditingSession) -> Blocks:
     """Add detail to patches of which only the means are known."""
     factor = scale_factor(session.config, session.model.dataset.shape)
     small = session.model.encode(session.pictures)
@@ -110,7 +110,7 @@ def super_resolve(session: Session) -> Blocks:
     return {f"to enlarge, {factor}×": large, "enlarged": session.model.decode(y)}
 
 
-def denoise(session: Session) -> Blocks:
+def denoise_pictures(session: EditingSession) -> Blocks:
     """Take Gaussian noise away."""
     sigma = session.config.noise * float(session.model.learner.scale)
     noisy = session.model.encode(session.pictures)
@@ -127,7 +127,7 @@ def denoise(session: Session) -> Blocks:
     }
 
 
-def stroke(session: Session) -> Blocks:
+def stroke_pictures(session: EditingSession) -> Blocks:
     """Make a picture of coarse strokes."""
     strokes = session.pictures
     if session.config.degrade:
@@ -140,7 +140,7 @@ def stroke(session: Session) -> Blocks:
     }
 
 
-def interpolate(session: Session) -> Blocks:
+def interpolate_pictures(session: EditingSession) -> Blocks:
     """From sample to sample, and from picture to picture."""
     config, model = session.config, session.model
     weights = torch.linspace(0, 1, INBETWEENS, device=model.device)
@@ -158,14 +158,14 @@ def interpolate(session: Session) -> Blocks:
     return {name: model.decode(y) for name, y in found.items()}
 
 
-Task = Callable[[Session], Blocks]
-TASKS: dict[str, Task] = {
-    "inpaint": inpaint,
-    "colorize": colorize,
-    "superres": super_resolve,
-    "denoise": denoise,
-    "stroke": stroke,
-    "interpolate": interpolate,
+EditingTask = Callable[[EditingSession], Blocks]
+TASKS: dict[str, EditingTask] = {
+    "inpaint": inpaint_pictures,
+    "colorize": colorize_pictures,
+    "superres": super_resolve_pictures,
+    "denoise": denoise_pictures,
+    "stroke": stroke_pictures,
+    "interpolate": interpolate_pictures,
 }
 
 

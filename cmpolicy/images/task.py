@@ -185,7 +185,7 @@ class ImageTask:
             "dataset": asdict(self.model.dataset),
         }
 
-    def remark(self) -> None:
+    def log_caveats(self) -> None:
         """Say how to go on."""
         log.info("for more samples: python -m cmpolicy.sample run=RUN")
 
@@ -238,7 +238,7 @@ def load_teacher(config: ImageConfig, info: ImageInfo, device: torch.device) -> 
     assert config.teacher is not None
     theirs = load_image_model(config.teacher, device=device, precision=config.precision)
     for key in ("conditional", "sigma_min", "sigma_max", "network", "loss.parameterization"):
-        a, b = getting(theirs.config, key), getting(config, key)
+        a, b = setting_at(theirs.config, key), setting_at(config, key)
         if a != b:
             raise InputError(
                 f"the teacher of {config.teacher} has {key}={a}, this run {b}; give it as it was"
@@ -257,7 +257,7 @@ def load_teacher(config: ImageConfig, info: ImageInfo, device: torch.device) -> 
     return teacher
 
 
-def getting(config: Any, key: str) -> Any:
+def setting_at(config: Any, key: str) -> Any:
     """The value under a dotted key; of a network without its dropout, which may differ."""
     for name in key.split("."):
         config = getattr(config, name)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cmpolicy.networks.linear import rounds
+from cmpolicy.networks.linear import uses_bfloat16
 from cmpolicy.networks.mlp import ACTIVATIONS
 
 
@@ -27,7 +27,7 @@ class EnsembleLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.shape[-1] == 1:  # elementwise: as a product it takes five times that
             return (x * self.weight.mT).sum(-1, keepdim=True) + self.bias
-        if rounds(x, self.weight):
+        if uses_bfloat16(x, self.weight):
             return torch.bmm(x.bfloat16(), self.weight.bfloat16()).float() + self.bias
         return torch.baddbmm(self.bias, x, self.weight)
 

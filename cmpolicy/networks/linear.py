@@ -30,7 +30,7 @@ def bfloat16_products(enabled: bool = True) -> Iterator[None]:
         _rounded = before
 
 
-def rounds(x: Tensor, weight: Tensor) -> bool:
+def uses_bfloat16(x: Tensor, weight: Tensor) -> bool:
     """Whether the product of the two, (…, n, m) each, is taken in bfloat16."""
     return _rounded and x.dtype == torch.float32 and min(weight.shape[-2:]) >= SMALLEST
 
@@ -39,6 +39,6 @@ class Linear(nn.Linear):
     """nn.Linear: (B, in) → (B, out)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not rounds(x, self.weight):
+        if not uses_bfloat16(x, self.weight):
             return F.linear(x, self.weight, self.bias)
         return F.linear(x.bfloat16(), self.weight.bfloat16()).float() + self.bias

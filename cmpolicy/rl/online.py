@@ -13,8 +13,8 @@ import torch
 from cmpolicy.agents import Agent
 from cmpolicy.agents.critic_agent import CriticAgent
 from cmpolicy.datasets.replay_buffer import ReplayBuffer
-from cmpolicy.datasets.rewards import Transform
-from cmpolicy.datasets.transitions import Batch, TransitionDataset
+from cmpolicy.datasets.rewards import RewardTransform
+from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 from cmpolicy.errors import InputError
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.environments import Environment
@@ -48,7 +48,7 @@ class OnlineData:
         learner: Agent,
         offline: TransitionDataset,
         environment: Environment,
-        transform: Transform,
+        transform: RewardTransform,
     ) -> None:
         if not isinstance(learner, CriticAgent):
             raise InputError(
@@ -70,7 +70,7 @@ class OnlineData:
         self.begun = 0  # episodes
         self.updates: int | None = None
 
-    def sample(self, batch_size: int) -> Batch:
+    def sample(self, batch_size: int) -> TransitionBatch:
         """A batch, after a step of the environment where one is due."""
         if self.updates is None:
             self.updates = int(self.learner.step)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from cmpolicy.acceleration.stacked_agents import AgentStack
+from cmpolicy.acceleration.stacked_agents import StackedAgents
 from cmpolicy.acceleration.stacked_seeds_loop import standard_error
-from cmpolicy.datasets.transitions import Batch, TransitionDataset
+from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.score import Score, evaluate_agents
 from cmpolicy.rl.task import OfflineRL, evaluation_of
@@ -40,12 +40,12 @@ class OfflineRLSeeds:
         self.random_states: list[OwnRandomState] = []
         for alone in config.each_seed():
             torch.manual_seed(alone.seed)
-            task = self.tasks[0].beside(alone) if self.tasks else OfflineRL(alone, device)
+            task = self.tasks[0].for_other_seed(alone) if self.tasks else OfflineRL(alone, device)
             task.seeds_at_once = len(config.seeds)
             self.tasks.append(task)
             self.random_states.append(OwnRandomState(device))
         generators = [state.generator for state in self.random_states]
-        self.learner = AgentStack([task.learner for task in self.tasks], generators)
+        self.learner = StackedAgents([task.learner for task in self.tasks], generators)
         dataset = self.tasks[0].dataset
         assert isinstance(dataset, TransitionDataset), "seeds= refuses online.steps"
         self.dataset = StackedBatches(dataset, generators)
@@ -104,7 +104,7 @@ class StackedBatches:
     def __init__(self, dataset: TransitionDataset, generators: Sequence[torch.Generator]) -> None:
         self.dataset, self.generators = dataset, list(generators)
 
-    def sample(self, batch_size: int) -> Batch:
+    def sample(self, batch_size: int) -> TransitionBatch:
         """For each seed what `TransitionDataset.sample` would give it."""
         data, index, imitated = self.dataset, [], []
         for generator in self.generators:

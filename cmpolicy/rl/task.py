@@ -73,7 +73,7 @@ class OfflineRL:
             self.dataset = OnlineData(config, self.learner, data, self.env, transform)
         self.announce()
 
-    def beside(self, config: RLConfig) -> OfflineRL:
+    def for_other_seed(self, config: RLConfig) -> OfflineRL:
         """The same task for another seed: an agent of its own, the same data and environment."""
         task = copy.copy(self)
         task.config = config
@@ -137,7 +137,7 @@ class OfflineRL:
         """Write policy.safetensors, which `ConsistencyPolicy.load` reads."""
         self.learner.average_policy.save(run.path / "policy.safetensors")
 
-    def remark(self) -> None:
+    def log_caveats(self) -> None:
         """Log the data's own score, and a warning where scores do not compare."""
         log.info("mean of the data: %.1f", self.data_score())
         if isinstance(self.dataset, OnlineData):

@@ -15,7 +15,7 @@ from cmpolicy.rl.task import build_agent
 from cmpolicy.training.run_directory import RunDirectory
 
 
-class Recorded(NamedTuple):
+class RunRecord(NamedTuple):
     """What a run says of itself."""
 
     env: Environment
@@ -24,7 +24,7 @@ class Recorded(NamedTuple):
     comparable: bool
 
 
-def read_record(directory: RunDirectory) -> Recorded:
+def read_record(directory: RunDirectory) -> RunRecord:
     """What results.json says of the environment and the data.
 
     Raises:
@@ -40,7 +40,7 @@ def read_record(directory: RunDirectory) -> Recorded:
     try:
         described = dict(results["environment"])
         references = described.pop("reference_returns")
-        return Recorded(
+        return RunRecord(
             Environment(**described),
             (references[0], references[1]) if references else None,
             Spaces(**results["spaces"]),

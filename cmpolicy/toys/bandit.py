@@ -138,7 +138,7 @@ class BanditTask:
             "dataset": {"size": len(self.dataset.actions)},
         }
 
-    def remark(self) -> None:
+    def log_caveats(self) -> None:
         """Nothing beyond the scores."""
 
     def save_model(self, run: RunDirectory) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from cmpolicy.datasets.transitions import Batch, DatasetInfo, TransitionDataset
+from cmpolicy.datasets.transitions import DatasetInfo, TransitionBatch, TransitionDataset
 from cmpolicy.errors import InputError
 from cmpolicy.toys.distributions import (
     Checkerboard,
@@ -75,7 +75,7 @@ class Bandit(GaussianMixture):
             mean_return=float(reward.mean()), std_return=float(reward.std(correction=0)),
         )  # fmt: skip
         every = torch.ones(n)
-        transitions = Batch.of((nothing, actions, reward, nothing, every))
+        transitions = TransitionBatch.of((nothing, actions, reward, nothing, every))
         return TransitionDataset(transitions, every.bool(), info)
 
 

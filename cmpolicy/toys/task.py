@@ -211,7 +211,7 @@ class ToyTask:
             },
         }
 
-    def remark(self) -> None:
+    def log_caveats(self) -> None:
         """Nothing beyond the scores."""
 
     def save_model(self, run: RunDirectory) -> None:

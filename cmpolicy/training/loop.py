@@ -253,10 +253,10 @@ class TrainingLoop:
     def assess(self) -> Evaluation:
         """Evaluate, log, and keep the checkpoint if it is the best so far."""
         evaluation = self.evaluate(self.step)
-        self.take(evaluation)
+        self.record_evaluation(evaluation)
         return evaluation
 
-    def take(self, evaluation: Evaluation) -> None:
+    def record_evaluation(self, evaluation: Evaluation) -> None:
         """What follows an evaluation."""
         self.evaluations.append(evaluation)
         self.run.log(self.step, evaluation.scalars)

@@ -1,4 +1,4 @@
-"""What a task gives the front door, and what is written of its run."""
+"""What a task gives the command, and what is written of its run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("cmpolicy")
 PACKAGES = ("cmpolicy", "torch", "numpy", "gymnasium", "mujoco", "minari")
 
 
-class Described(Protocol):
+class Reportable(Protocol):
     """What is trained, and what is written of it."""
 
     @property
@@ -44,7 +44,7 @@ class Described(Protocol):
         ...
 
 
-class Task(Described, Protocol):
+class Task(Reportable, Protocol):
     """What a domain puts together: a learner, its data, what measures it, what is written of it."""
 
     def evaluate(self, step: int, /) -> Evaluation:
@@ -59,7 +59,7 @@ class Task(Described, Protocol):
         """Write what can be used without the run."""
         ...
 
-    def remark(self) -> None:
+    def log_caveats(self) -> None:
         """Log what a reader of the final scores must know."""
         ...
 
@@ -67,7 +67,7 @@ class Task(Described, Protocol):
 class Results:
     """results.json and the picture, as far as a run has come."""
 
-    def __init__(self, task: Described, run: RunDirectory, computing: dict[str, str]) -> None:
+    def __init__(self, task: Reportable, run: RunDirectory, computing: dict[str, str]) -> None:
         self.task, self.run, self.computing = task, run, computing
 
     def write(self, finished: bool, speed: float, **parts: Any) -> None:
@@ -135,6 +135,6 @@ class Reporter(Results):
         picture = self.task.draw(self.run, evaluations)
         log.info("last checkpoint:  %s", last_score)
         log.info("best checkpoint:  %s (step %d)", best_score, best_step)
-        self.task.remark()
+        self.task.log_caveats()
         print(f"picture: {picture}")
         print(f"run: {self.run.path}")

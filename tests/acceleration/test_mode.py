@@ -18,7 +18,7 @@ from cmpolicy.acceleration.mode import (
     check_acceleration,
     resolve_acceleration,
 )
-from cmpolicy.acceleration.stacked_agents import AgentStack
+from cmpolicy.acceleration.stacked_agents import StackedAgents
 from cmpolicy.agents import AGENTS, Agent, Spaces
 from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.errors import InputError
@@ -62,7 +62,7 @@ def train(agent: Agent, dataset: TransitionDataset, updates: int, mode: str) -> 
     return sizes
 
 
-def graphs(learner: Agent | AgentStack) -> int:
+def graphs(learner: Agent | StackedAgents) -> int:
     """How many compiled forms of its update it has; it has not fallen back."""
     update = learner.core.update
     assert isinstance(update, CompiledUpdate)
@@ -143,7 +143,7 @@ def test_every_agent_compiles(name: str) -> None:
 # Several seeds ---------------------------------------------------------------------------------
 
 
-def make_stack(name: str, device: str = "cpu") -> tuple[AgentStack, StackedBatches]:
+def make_stack(name: str, device: str = "cpu") -> tuple[StackedAgents, StackedBatches]:
     """Three seeds of a small agent, and their batches."""
     made = [make(name, device) for _ in range(3)]
     for i, (agent, _) in enumerate(made):
@@ -152,10 +152,12 @@ def make_stack(name: str, device: str = "cpu") -> tuple[AgentStack, StackedBatch
                 parameter.add_(0.01 * i)
     generators = [torch.Generator(device).manual_seed(s) for s in (4, 0, 9)]
     dataset = made[0][1]
-    return AgentStack([agent for agent, _ in made], generators), StackedBatches(dataset, generators)
+    return StackedAgents([agent for agent, _ in made], generators), StackedBatches(
+        dataset, generators
+    )
 
 
-def train_stack(stack: AgentStack, batches: StackedBatches, updates: int, mode: str) -> None:
+def train_stack(stack: StackedAgents, batches: StackedBatches, updates: int, mode: str) -> None:
     advance = accelerated(stack, batches, 16, mode, "fp32")
     for _ in range(updates):
         _, metrics = advance(1)

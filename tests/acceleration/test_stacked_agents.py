@@ -12,14 +12,14 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from cmpolicy.acceleration.stacked_agents import AgentStack
+from cmpolicy.acceleration.stacked_agents import StackedAgents
 from cmpolicy.agents import AGENTS, Agent, AgentConfig, Spaces
 from cmpolicy.agents.agent import Metrics, clip_norm
 from cmpolicy.agents.bc import BCConfig
 from cmpolicy.cli.command import CONFIG_PATH
 from cmpolicy.consistency.losses import LOSSES
 from cmpolicy.consistency.randomness import normal
-from cmpolicy.datasets.transitions import Batch, TransitionDataset
+from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 from cmpolicy.policy.config import PolicyConfig
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.seeds import StackedBatches
@@ -73,7 +73,7 @@ class Trained:
             self.agents.append(agent)
             self.states.append(OwnRandomState(torch.device("cpu")))
         self.generators = [state.generator for state in self.states]
-        self.stack = AgentStack(self.agents, self.generators)
+        self.stack = StackedAgents(self.agents, self.generators)
         self.batches = StackedBatches(self.data, self.generators)
 
     def update(self, updates: int) -> Metrics:
@@ -251,7 +251,7 @@ class Fickle(AGENTS["bc"]):  # type: ignore[misc]
 
     draws = 0
 
-    def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+    def actor_loss(self, batch: TransitionBatch) -> tuple[Tensor, Metrics]:
         Fickle.draws += 1
         for _ in range(Fickle.draws):
             normal((1,), batch.rewards)
@@ -263,4 +263,4 @@ def test_an_agent_that_draws_otherwise_every_time_is_refused(dataset: Transition
     generators = [torch.Generator().manual_seed(s) for s in (0, 1)]
     batch = dataset.at(torch.zeros(2, BATCH, dtype=torch.int64))
     with pytest.raises(RuntimeError, match="where every update draws the same"):
-        AgentStack(agents, generators).update(batch)
+        StackedAgents(agents, generators).update(batch)

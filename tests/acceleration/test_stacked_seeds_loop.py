@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmpolicy.acceleration.stacked_seeds_loop import ReplicaLoop, over_seeds
+from cmpolicy.acceleration.stacked_seeds_loop import StackedSeedsLoop, over_seeds
 from cmpolicy.training.interruption import Interrupted
 from cmpolicy.training.loop import DivergedError, Evaluation, Schedule, TrainingLoop
 from cmpolicy.training.random_state import OwnRandomState
@@ -105,7 +105,7 @@ def part(
     return TrainingLoop(walker, dataset, evaluate, run, schedule, **options)
 
 
-def make(path: Path, schedule: Schedule = SCHEDULE, **kwargs: Any) -> ReplicaLoop:
+def make(path: Path, schedule: Schedule = SCHEDULE, **kwargs: Any) -> StackedSeedsLoop:
     learner, states = Walkers(len(SEEDS)), states_of(SEEDS)
     loops = [
         part(path / f"seed-{seed}", walker, state, None, schedule)
@@ -118,10 +118,10 @@ def make(path: Path, schedule: Schedule = SCHEDULE, **kwargs: Any) -> ReplicaLoo
     def evaluate(step: int) -> list[Evaluation]:
         return [loop.evaluate(step) for loop in loops]
 
-    return ReplicaLoop(learner, Draws(states), evaluate, loops, run, schedule, **kwargs)
+    return StackedSeedsLoop(learner, Draws(states), evaluate, loops, run, schedule, **kwargs)
 
 
-def resume(path: Path, schedule: Schedule = SCHEDULE) -> ReplicaLoop:
+def resume(path: Path, schedule: Schedule = SCHEDULE) -> StackedSeedsLoop:
     loop = make(path, schedule)
     loop.restore()
     loop.train()
@@ -165,7 +165,7 @@ def singles(tmp_path: Path) -> list[TrainingLoop]:
     return [alone(tmp_path / f"alone-{seed}", seed) for seed in SEEDS]
 
 
-def assert_equal_to(loop: ReplicaLoop, singles: list[TrainingLoop]) -> None:
+def assert_equal_to(loop: StackedSeedsLoop, singles: list[TrainingLoop]) -> None:
     for mine, single in zip(loop.seeds, singles, strict=True):
         assert_equal_runs(mine, single)
     for evaluation, *rows in zip(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cmpolicy.agents import ConsistencyAC, Spaces
 from cmpolicy.agents.ac import ACConfig
-from cmpolicy.datasets.transitions import Batch, TransitionDataset
+from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 from cmpolicy.policy.config import PolicyConfig
 
 OBS_DIM, ACTION_DIM = 3, 2
@@ -52,7 +52,9 @@ def episodes(count: int = 6) -> TransitionDataset:
     return TransitionDataset.from_episodes(parts)  # type: ignore[arg-type]
 
 
-def target_by_hand(agent: ConsistencyAC, batch: Batch, actions: Tensor) -> np.ndarray[Any, Any]:
+def target_by_hand(
+    agent: ConsistencyAC, batch: TransitionBatch, actions: Tensor
+) -> np.ndarray[Any, Any]:
     """y one transition at a time; `actions` (B, draws, action_dim) are the draws of π'(s')."""
     y = np.zeros(len(batch.rewards))
     for i in range(len(y)):
@@ -67,7 +69,7 @@ def target_by_hand(agent: ConsistencyAC, batch: Batch, actions: Tensor) -> np.nd
     return y
 
 
-def loss_by_hand(agent: ConsistencyAC, batch: Batch, y: np.ndarray[Any, Any]) -> float:
+def loss_by_hand(agent: ConsistencyAC, batch: TransitionBatch, y: np.ndarray[Any, Any]) -> float:
     """The sum over members of the mean squared distance to `y`."""
     q = agent.critic(batch.observations, batch.actions).detach().double().numpy()
     return float(sum(np.mean((member - y) ** 2) for member in q))

@@ -8,7 +8,7 @@ import torch
 
 from cmpolicy.agents import ConsistencyBC, Spaces
 from cmpolicy.agents.bc import BCConfig
-from cmpolicy.datasets.transitions import Batch, TransitionDataset
+from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 from cmpolicy.errors import InputError
 from cmpolicy.policy.config import PolicyConfig
 
@@ -60,7 +60,7 @@ def test_rewards_and_what_comes_next_play_no_part() -> None:
     data = two_ways(50)
     t = data.transitions
     unused = [torch.full_like(column, torch.nan) for column in t[2:5]]
-    spoiled = Batch(t.observations, t.actions, *unused, t.observations, t.actions)
+    spoiled = TransitionBatch(t.observations, t.actions, *unused, t.observations, t.actions)
     agent = agent_for(10)
     agent.prepare(data)
     assert torch.isfinite(agent.update(spoiled)["actor/consistency_loss"])

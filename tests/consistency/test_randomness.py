@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from cmpolicy.consistency.randomness import (
-    Request,
-    Tape,
+    NoiseRequest,
+    RecordedNoise,
     draw,
     draw_softmax,
     drawing_from,
+    noise_requests,
     normal,
     normal_like,
-    requests_of,
     sobol_normal,
     uniform,
 )
@@ -54,16 +54,16 @@ def test_an_index_is_torchs_own() -> None:
     torch.manual_seed(3)
     assert torch.equal(ours, torch.multinomial(rates, 1).squeeze(1))
     assert not torch.equal(ours, theirs)
-    [request] = requests_of(lambda: draw_softmax(values))
+    [request] = noise_requests(lambda: draw_softmax(values))
     times = request.fill(torch.empty_like(values), seeded(2))
     with drawing_from(lambda _: times):
         assert torch.equal(draw_softmax(values), theirs)
 
 
 def test_a_substitute_answers_for_the_global_generator_alone() -> None:
-    asked: list[Request] = []
+    asked: list[NoiseRequest] = []
 
-    def source(request: Request) -> Tensor:
+    def source(request: NoiseRequest) -> Tensor:
         asked.append(request)
         return torch.full(request.shape, 7.0)
 
@@ -84,7 +84,7 @@ def test_a_substitute_answers_for_the_global_generator_alone() -> None:
 
 
 def test_the_substitute_leaves_with_an_error() -> None:
-    def refuse(request: Request) -> Tensor:
+    def refuse(request: NoiseRequest) -> Tensor:
         raise LookupError
 
     with pytest.raises(LookupError), drawing_from(refuse):
@@ -95,17 +95,17 @@ def test_the_substitute_leaves_with_an_error() -> None:
 def test_a_tape_gives_each_seed_what_it_would_draw_alone() -> None:
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    tape = Tape(requests_of(draws), 3)
+    recording = RecordedNoise(noise_requests(draws), 3)
     assert torch.equal(torch.get_rng_state(), state)
-    places = [numbers.data_ptr() for numbers in tape.numbers]
+    places = [numbers.data_ptr() for numbers in recording.numbers]
     generators = [seeded(s) for s in (5, 1, 9)]
     taped = []
     for _ in range(2):
-        tape.record(generators)
-        with drawing_from(tape.source(tape.numbers)):
+        recording.record(generators)
+        with drawing_from(recording.source(recording.numbers)):
             taped.append([numbers.clone() for numbers in draws()])
-        tape.check_read()
-    assert places == [numbers.data_ptr() for numbers in tape.numbers]
+        recording.check_read()
+    assert places == [numbers.data_ptr() for numbers in recording.numbers]
     for i, seed in enumerate((5, 1, 9)):
         torch.manual_seed(seed)
         for update in taped:
@@ -114,11 +114,11 @@ def test_a_tape_gives_each_seed_what_it_would_draw_alone() -> None:
 
 
 def test_a_tape_refuses_draws_that_it_does_not_hold() -> None:
-    tape = Tape(requests_of(lambda: normal((4,), LIKE)), 2)
-    tape.record([seeded(0), seeded(1)])
-    with pytest.raises(RuntimeError, match="drew 0 times from a tape of 1"):
-        tape.check_read()
-    with drawing_from(tape.source(tape.numbers)):
+    recording = RecordedNoise(noise_requests(lambda: normal((4,), LIKE)), 2)
+    recording.record([seeded(0), seeded(1)])
+    with pytest.raises(RuntimeError, match="drew 0 times from a recording of 1"):
+        recording.check_read()
+    with drawing_from(recording.source(recording.numbers)):
         with pytest.raises(RuntimeError, match="which the first call had not"):
             uniform((4,), LIKE)
         normal((4,), LIKE)

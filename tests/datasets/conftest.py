@@ -1,4 +1,4 @@
-"""Recorded episodes on disk, in both layouts, and a world without a network."""
+"""RunRecord episodes on disk, in both layouts, and a world without a network."""
 
 from __future__ import annotations
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 
-from cmpolicy.datasets import Batch, TransitionDataset, check_fits, n_step
+from cmpolicy.datasets import TransitionBatch, TransitionDataset, check_fits, n_step
 from cmpolicy.errors import InputError
 
-FIELDS = Batch._fields[:5]  # what is recorded
+FIELDS = TransitionBatch._fields[:5]  # what is recorded
 
 
 def qlearning_loop(arrays, max_episode_steps=None):

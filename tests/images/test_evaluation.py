@@ -1,4 +1,4 @@
-"""Images from the evaluate door."""
+"""Images from the evaluate command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image runs through the train door: results, sheet, teachers, resumption, processes, refusals."""
+"""Image runs of the train command: results, sheet, teachers, resumption, processes, refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Toy runs through the train door: results, picture, resumption, wrong input; the bandit."""
+"""Toy runs through the train command: results, picture, resumption, wrong input; the bandit."""
 
 from __future__ import annotations
 
