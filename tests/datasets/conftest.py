@@ -1,4 +1,4 @@
-"""RunRecord episodes on disk, in both layouts, and a world without a network."""
+"""RunRecord episodes on disk, in both layouts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from gymnasium.spaces import Box
 Arrays = dict[str, npt.NDArray[Any]]
 
 OBS_DIM, ACTION_DIM = 4, 2
-
-# the discard port: nobody listens, and nobody is asked outside this machine
-CLOSED = "http://127.0.0.1:9"
 
 
 @pytest.fixture
@@ -52,20 +49,6 @@ def write_hdf5() -> Callable[..., Path]:
         return path
 
     return write
-
-
-@pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Empty directories for D4RL's and Minari's datasets, and nobody on the network."""
-    d4rl, minari = tmp_path / "d4rl", tmp_path / "minari"
-    for directory, variable in ((d4rl, "D4RL_DATASET_DIR"), (minari, "MINARI_DATASETS_PATH")):
-        directory.mkdir()
-        monkeypatch.setenv(variable, str(directory))
-    for variable in ("D4RL_MIRROR", "HF_ENDPOINT"):
-        monkeypatch.setenv(variable, CLOSED)
-    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "MINARI_REMOTE"):
-        monkeypatch.delenv(variable, raising=False)
-    return d4rl, minari
 
 
 @pytest.fixture

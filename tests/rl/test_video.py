@@ -19,8 +19,8 @@ WRITE = """
 import sys
 from pathlib import Path
 import numpy as np
-from cmpolicy.evaluation.environments import Environment
-from cmpolicy.evaluation.video import write_video
+from cmpolicy.rl.environments import Environment
+from cmpolicy.rl.video import write_video
 act = lambda obs: np.zeros((len(obs), 3), np.float32)
 print(write_video(act, Environment("Hopper-v5"), Path(sys.argv[1]), 0))
 """

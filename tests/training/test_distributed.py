@@ -16,7 +16,7 @@ from cmpolicy.training.distributed import Ranks
 
 PROGRAM = """
 import json, sys, torch
-from cmpolicy.training.distribution import Ranks
+from cmpolicy.training.distributed import Ranks
 ranks = Ranks.join("cpu")
 tensors = [torch.full((2, 3), float(ranks.rank)), torch.tensor(4.0 * ranks.rank)]
 tensors[0] = tensors[0].T  # as gradients of channels-last weights are, not contiguous
