@@ -4,13 +4,17 @@ from cmpolicy.agents.ac import ConsistencyAC
 from cmpolicy.agents.agent import Agent, AgentConfig, Spaces
 from cmpolicy.agents.bc import ConsistencyBC
 from cmpolicy.agents.diffusion_ql import DiffusionQL
+from cmpolicy.agents.ding_jin import DingJinAC
 from cmpolicy.agents.iql import ConsistencyIQL
+from cmpolicy.agents.weighted_bc import WeightedBC
 
 AGENTS: dict[str, type[Agent]] = {
-    "bc": ConsistencyBC,
     "ac": ConsistencyAC,
+    "bc": ConsistencyBC,
+    "weighted_bc": WeightedBC,
     "iql": ConsistencyIQL,
     "diffusion_ql": DiffusionQL,
+    "ac_ding_jin": DingJinAC,
 }
 
 __all__ = [
@@ -21,5 +25,7 @@ __all__ = [
     "ConsistencyBC",
     "ConsistencyIQL",
     "DiffusionQL",
+    "DingJinAC",
     "Spaces",
+    "WeightedBC",
 ]

@@ -25,7 +25,7 @@ M = TypeVar("M", bound=nn.Module)
 F = TypeVar("F", bound=Callable[..., Any])
 Metrics = dict[str, Tensor]  # scalars on the device; nobody reads them between two logs
 LossFunction = Callable[..., tuple[Tensor, Metrics]]  # a pure function of modules and inputs
-LOWEST_RATE = 0.1  # of `cosine_decay`; not 0, an agent may go on in the environment
+LOWEST_RATE = 0.01  # of `cosine_decay`; not 0: an agent may go on in the environment
 
 
 class Spaces(NamedTuple):
@@ -49,8 +49,10 @@ class AgentConfig:
         algorithm: which agent, a name in `cmpolicy.agents.AGENTS`.
         name: of this configuration of it, for the run and the results.
         policy: see `PolicyConfig`.
-        learning_rate, weight_decay: of AdamW, for the policy.
-        cosine_decay: let the policy's learning rate fall to a tenth over the training.
+        learning_rate: of AdamW, for the policy.
+        weight_decay: of AdamW, over the whole training: without gradients the policy's weights
+            would shrink by exp(−weight_decay), however long the training is.
+        cosine_decay: let learning rates fall to a hundredth over the training.
         ema_decay: of the averaged policy that acts, an update; it rises at first, see
             `rising_decay`.
         mode_of: actions drawn an observation when acting, of which the mode is taken, see
@@ -92,6 +94,7 @@ class Agent(nn.Module):
         candidates: actions drawn when acting, of which one is taken.
         vectorize: maps a function of this agent's modules and a batch over seeds, where there are
             several, see `cmpolicy.acceleration.stacked_agents`; the function itself for one.
+        optimizers, learning_rates: of each network that trains, by name.
         step: number of updates done, () int64 on the device.
         total_steps: length K of the training, for curricula.
     """
@@ -102,22 +105,21 @@ class Agent(nn.Module):
 
     def __init__(self, spaces: Spaces, config: AgentConfig, total_steps: int) -> None:
         super().__init__()
-        self.policy = self.Policy(
-            spaces.obs_dim,
-            spaces.action_dim,
-            spaces.action_low,
-            spaces.action_high,
-            config.policy,
-        )
-        self.average_policy = frozen_copy(self.policy)
         self.config = config
+        self.policy = self.make_policy(spaces)
+        self.average_policy = frozen_copy(self.policy)
         self.total_steps = total_steps
         self.candidates = 1
         self.vectorize: Callable[[F], F] = identity
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "policy": adam(self.policy, config.learning_rate, config.weight_decay)
-        }
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.learning_rates: dict[str, float] = {}
+        self.add_optimizer("policy", self.policy, config.learning_rate, config.weight_decay)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def make_policy(self, spaces: Spaces) -> ConsistencyPolicy:
+        """An untrained policy."""
+        low, high = spaces.action_low, spaces.action_high
+        return self.Policy(spaces.obs_dim, spaces.action_dim, low, high, self.config.policy)
 
     def prepare(self, dataset: TransitionDataset) -> TransitionDataset:
         """Before the first update: measure the data's statistics, give the data to train on."""
@@ -130,14 +132,22 @@ class Agent(nn.Module):
         """k/K ∈ [0, 1], () float32 on the device."""
         return (self.step.float() / self.total_steps).clamp(max=1.0)
 
-    @property
-    def policy_learning_rate(self) -> float | Tensor:
-        """Of the next update of the policy: constant, or Loshchilov & Hutter 2017, eq. 5."""
-        rate = self.config.learning_rate
+    def add_optimizer(
+        self, name: str, module: nn.Module, learning_rate: float, weight_decay: float = 0.0
+    ) -> None:
+        """AdamW for a network that trains; `weight_decay` is that of the whole training."""
+        self.learning_rates[name] = learning_rate
+        rates = learning_rate * self.total_steps
+        if self.config.cosine_decay:
+            rates *= (1 + LOWEST_RATE) / 2
+        self.optimizers[name] = adam(module, learning_rate, weight_decay / rates)
+
+    def scheduled(self, learning_rate: float) -> float | Tensor:
+        """A rate at the next update: constant, or Loshchilov & Hutter 2017, eq. 5."""
         if not self.config.cosine_decay:
-            return rate
-        lowest = rate * LOWEST_RATE
-        return lowest + (rate - lowest) * (1 + torch.cos(math.pi * self.progress)) / 2
+            return learning_rate
+        lowest = learning_rate * LOWEST_RATE
+        return lowest + (learning_rate - lowest) * (1 + torch.cos(math.pi * self.progress)) / 2
 
     def update(self, batch: TransitionBatch) -> Metrics:
         """One update of everything; returns scalars that stay on the device."""
@@ -171,9 +181,8 @@ class Agent(nn.Module):
             gradients = self.vectorize(clip)(*gradients)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        if name == "policy":
-            for group in optimizer.param_groups:
-                group["lr"] = self.policy_learning_rate
+        for group in optimizer.param_groups:
+            group["lr"] = self.scheduled(self.learning_rates[name])
         optimizer.step()
         return metrics
 

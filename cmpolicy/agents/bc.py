@@ -13,10 +13,18 @@ from cmpolicy.datasets.transitions import TransitionBatch
 
 @dataclass
 class BCConfig(AgentConfig):
-    """Nothing beyond what every agent has."""
+    """What every agent has.
+
+    The clone acts by one sample. The mode of several would remove the behaviour's noise, but on
+    data of many behaviours the densest action can be to stand still.
+    """
 
     algorithm: str = "bc"
     name: str = "bc"
+    learning_rate: float = 1e-3
+    weight_decay: float = 2.5
+    cosine_decay: bool = True
+    mode_of: int = 1
 
 
 class ConsistencyBC(Agent):
@@ -25,8 +33,9 @@ class ConsistencyBC(Agent):
     Config: ClassVar[type[AgentConfig]] = BCConfig
 
     def actor_loss(self, batch: TransitionBatch) -> tuple[Tensor, Metrics]:
-        """L_consistency(a | s)."""
-        loss = self.policy.loss(batch.observations, batch.actions, self.progress)
+        """L_consistency(a | s) of the actions that are imitated."""
+        observations, actions = batch.imitated_observations, batch.imitated_actions
+        loss = self.policy.loss(observations, actions, self.progress)
         return loss, {"actor/consistency_loss": loss.detach()}
 
     def update(self, batch: TransitionBatch) -> Metrics:

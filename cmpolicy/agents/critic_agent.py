@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cmpolicy.agents.agent import Agent, AgentConfig, Metrics, Spaces, adam, frozen_copy
+from cmpolicy.agents.agent import Agent, AgentConfig, Metrics, Spaces, frozen_copy
 from cmpolicy.datasets.n_step_returns import discounted_returns, n_step
 from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 from cmpolicy.networks.critic import EnsembleCritic
@@ -81,7 +81,7 @@ class CriticAgent(Agent):
         self.candidates = config.candidates
         self.register_buffer("reward_scale", torch.ones(()))
         self.register_buffer("largest_return", torch.zeros(()))
-        self.optimizers["critic"] = adam(self.critic, config.critic_learning_rate)
+        self.add_optimizer("critic", self.critic, config.critic_learning_rate)
 
     def make_critic(self, action_dim: int, ensemble: int) -> EnsembleCritic:
         """A network of values; with no action, of states alone."""

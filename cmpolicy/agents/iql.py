@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cmpolicy.agents.agent import AgentConfig, Metrics, Spaces, adam
+from cmpolicy.agents.agent import AgentConfig, Metrics, Spaces
 from cmpolicy.agents.critic_agent import CriticAgent, CriticConfig
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
@@ -60,7 +60,7 @@ class ConsistencyIQL(CriticAgent):
     def __init__(self, spaces: Spaces, config: IQLConfig, total_steps: int) -> None:
         super().__init__(spaces, config, total_steps)
         self.state_critic = self.make_critic(action_dim=0, ensemble=1)
-        self.optimizers["state_critic"] = adam(self.state_critic, config.critic_learning_rate)
+        self.add_optimizer("state_critic", self.state_critic, config.critic_learning_rate)
 
     def scale_of_rewards(self, dataset: TransitionDataset) -> float | Tensor:
         """What makes the best and the worst episode differ by `return_range`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cmpolicy.datasets.transitions import TransitionDataset
+from cmpolicy.datasets.transitions import ReturnsToEnd, TransitionDataset
 from cmpolicy.errors import InputError
 
 
@@ -52,3 +52,19 @@ def discounted_returns(rewards: Tensor, episode_ends: Tensor, discount: float) -
         alive = torch.cat((going_on & alive[span:], torch.zeros_like(alive[:span])))
         span *= 2
     return returns
+
+
+def with_returns(dataset: TransitionDataset, discount: float) -> TransitionDataset:
+    """The same transitions, whose batches also reach to the episode's end.
+
+    y = return + γ (1 − final_terminal) Q(s_final) is the Monte-Carlo target, with a bootstrap
+    where a timeout cut the episode.
+    """
+    rewards, ends = dataset.rewards, dataset.episode_ends
+    index = torch.arange(len(dataset), device=dataset.device)
+    last = torch.where(ends, index, len(dataset)).flip(0).cummin(0).values.flip(0)
+    going_on = discount ** (last - index).to(rewards) * (1 - dataset.terminals[last])
+    to_end = ReturnsToEnd(discounted_returns(rewards, ends, discount), last, 1 - going_on)
+    return TransitionDataset(
+        dataset.transitions, ends, dataset.info, dataset.weights, to_end
+    )

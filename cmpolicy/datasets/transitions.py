@@ -31,6 +31,9 @@ class TransitionBatch(NamedTuple):
     rewards: Tensor  # (B,)
     next_observations: Tensor  # (B, obs_dim)
     terminals: Tensor  # (B,), 0 or 1: 1 masks the bootstrap
+    returns: Tensor  # (B,): with returns the next three reach to the episode's end, else they are
+    final_observations: Tensor  # (B, obs_dim)  # those of one step above
+    final_terminals: Tensor  # (B,), 1 − γ^(k−1) (1 − terminal) after k steps
     imitated_observations: Tensor  # (B, obs_dim): where good episodes count for more, other
     imitated_actions: Tensor  # (B, action_dim): transitions than those above; else the same
 
@@ -38,12 +41,20 @@ class TransitionBatch(NamedTuple):
     def of(cls, recorded: Iterable[Tensor]) -> TransitionBatch:
         """The first five columns, which are imitated as they are."""
         columns = list(recorded)
-        return cls(*columns, *columns[:2])
+        return cls(*columns, *columns[2:5], *columns[:2])
 
     @property
     def recorded(self) -> tuple[Tensor, ...]:
         """The columns but for what is imitated."""
         return self[:5]
+
+
+class ReturnsToEnd(NamedTuple):
+    """What each of N transitions leads to at the end of its episode."""
+
+    returns: Tensor  # (N,), Σ_i γ^i r_{t+i}
+    last: Tensor  # (N,) int64, the episode's last transition
+    terminals: Tensor  # (N,), 1 − γ^(k−1) (1 − terminal) of that transition, k steps from here
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,7 @@ class TransitionDataset:
         episode_ends: (N,) bool, True at the last transition of each episode.
         info: where the data came from.
         weights: by which transitions are imitated; None where all are imitated alike.
+        to_end: what follows to the end of the episode; None where batches look one step ahead.
     """
 
     def __init__(
@@ -90,6 +102,7 @@ class TransitionDataset:
         episode_ends: Tensor,
         info: DatasetInfo,
         weights: ReturnWeights | None = None,
+        to_end: ReturnsToEnd | None = None,
     ) -> None:
         self.transitions = TransitionBatch.of(transitions.recorded)
         self.observations, self.actions, self.rewards = self.transitions[:3]
@@ -97,6 +110,7 @@ class TransitionDataset:
         self.episode_ends = episode_ends
         self.info = info
         self.weights = weights
+        self.to_end = to_end
 
     @classmethod
     def from_arrays(
@@ -235,6 +249,12 @@ class TransitionDataset:
             return column.index_select(0, index.flatten()).view(*index.shape, *column.shape[1:])
 
         batch = TransitionBatch.of(rows(column, index) for column in self.transitions.recorded)
+        if self.to_end is not None:
+            batch = batch._replace(
+                returns=rows(self.to_end.returns, index),
+                final_observations=rows(self.next_observations, rows(self.to_end.last, index)),
+                final_terminals=rows(self.to_end.terminals, index),
+            )
         if imitated is None or imitated is index:
             return batch
         return batch._replace(
@@ -246,7 +266,8 @@ class TransitionDataset:
         """The same dataset on `device`."""
         moved = TransitionBatch.of(column.to(device) for column in self.transitions.recorded)
         weights = self.weights and self.weights.to(device)
-        return TransitionDataset(moved, self.episode_ends.to(device), self.info, weights)
+        to_end = self.to_end and ReturnsToEnd(*(column.to(device) for column in self.to_end))
+        return TransitionDataset(moved, self.episode_ends.to(device), self.info, weights, to_end)
 
     def replace(self, *, rewards: Tensor) -> TransitionDataset:
         """The same transitions with other rewards, (N,); `info` keeps the recorded returns.
@@ -269,7 +290,9 @@ class TransitionDataset:
     def at_return_temperature(self, temperature: float) -> TransitionDataset:
         """The same with weights of another temperature; as it is, where it has none."""
         weights = self.weights and self.weights.at(temperature)
-        return TransitionDataset(self.transitions, self.episode_ends, self.info, weights)
+        return TransitionDataset(
+            self.transitions, self.episode_ends, self.info, weights, self.to_end
+        )
 
 
 def check_fits(

@@ -59,10 +59,14 @@ class EnsembleCritic(nn.Module):
         layer_norm: normalise each hidden layer, which bounds how far Q can extrapolate
             (Ball et al. 2023, §4.2).
         normalizer: (mean, std) of observations, each (obs_dim,), kept with the weights.
+
+    Attributes:
+        value_mean: added to every value, (): where values begin, 0 unless an agent sets it.
     """
 
     obs_mean: Tensor
     obs_std: Tensor
+    value_mean: Tensor
 
     def __init__(
         self,
@@ -78,6 +82,7 @@ class EnsembleCritic(nn.Module):
         mean, std = normalizer or (torch.zeros(obs_dim), torch.ones(obs_dim))
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_std", std.clone())
+        self.register_buffer("value_mean", torch.zeros(()))
         widths = [obs_dim + action_dim, *hidden]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
@@ -93,7 +98,7 @@ class EnsembleCritic(nn.Module):
         first = self.layers[0]
         assert isinstance(first, EnsembleLinear)
         x = torch.cat((obs, actions), dim=1).expand(len(first.weight), -1, -1)
-        return self.layers(x).squeeze(-1)  # type: ignore[no-any-return]
+        return self.layers(x).squeeze(-1) + self.value_mean  # type: ignore[no-any-return]
 
     def one(self, member: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
         """Q_e(s, a) of one member e, () int64: (B, obs_dim), (B, action_dim) → (B,)"""

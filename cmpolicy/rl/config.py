@@ -28,7 +28,6 @@ class EnvConfig:
             does; null for Gymnasium's.
         minari_id: the Minari dataset.
         reward: a name in `cmpolicy.datasets.rewards`.
-        eta: η of `agent=ac`, the one number of its that a suite may have for itself.
         ding_jin: published per-task settings of Consistency-AC, read by `agent=ac_ding_jin`.
     """
 
@@ -39,7 +38,6 @@ class EnvConfig:
     max_episode_steps: int | None = None
     minari_id: str | None = None
     reward: str = "none"
-    eta: float = 0.001
     ding_jin: dict[str, Any] = field(default_factory=dict)
 
 
