@@ -137,10 +137,12 @@ class Agent(nn.Module):
     ) -> None:
         """AdamW for a network that trains; `weight_decay` is that of the whole training."""
         self.learning_rates[name] = learning_rate
-        rates = learning_rate * self.total_steps
+        full = float(self.total_steps)  # updates at the full rate with as large a sum of rates
         if self.config.cosine_decay:
-            rates *= (1 + LOWEST_RATE) / 2
-        self.optimizers[name] = adam(module, learning_rate, weight_decay / rates)
+            full = (full * (1 + LOWEST_RATE) + 1 - LOWEST_RATE) / 2
+        # AdamW shrinks weights to 1 − rate · decay an update, which must not pass 0
+        decay = -math.expm1(-weight_decay / full) / learning_rate
+        self.optimizers[name] = adam(module, learning_rate, decay)
 
     def scheduled(self, learning_rate: float) -> float | Tensor:
         """A rate at the next update: constant, or Loshchilov & Hutter 2017, eq. 5."""
@@ -266,7 +268,11 @@ class Agent(nn.Module):
         try:
             self.load_state_dict(state["modules"])
             for name, optimizer in self.optimizers.items():
+                decays = [group["weight_decay"] for group in optimizer.param_groups]
                 optimizer.load_state_dict(state["optimizers"][name])
+                # that of this length of training: a run that goes on may have become longer
+                for group, decay in zip(optimizer.param_groups, decays, strict=True):
+                    group["weight_decay"] = decay
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
