@@ -35,8 +35,9 @@ def build(
     total: int = TOTAL, spaces: Spaces = SPACES, hidden: tuple[int, ...] = (16, 16), **kwargs: Any
 ) -> ConsistencyAC:
     """A small agent, all of whose networks have weights of their own."""
-    plain = {"discount": GAMMA, "return_temperature": 0.0, "policy": PolicyConfig(hidden=[16, 16])}
-    agent = ConsistencyAC(spaces, ACConfig(**{**plain, "critic_hidden": [*hidden], **kwargs}), total)
+    plain: dict[str, Any] = {"discount": GAMMA, "return_temperature": 0.0}
+    plain |= {"policy": PolicyConfig(hidden=[16, 16]), "critic_hidden": [*hidden]}
+    agent = ConsistencyAC(spaces, ACConfig(**(plain | kwargs)), total)
     with torch.no_grad():
         for module in (agent.target_critic, agent.average_policy, agent.clone, agent.average_clone):
             for p in module.parameters():

@@ -183,9 +183,7 @@ def test_an_update_changes_what_it_should_and_nothing_else(
 ) -> None:
     agent = trained(name, dataset, 1)
     before = tensors_of(agent)
-    statistics = {
-        k for k in before if k.endswith(("_mean", "_std", "scale")) or ".bound." in k
-    }
+    statistics = {k for k in before if k.endswith(("_mean", "_std", "scale")) or ".bound." in k}
     assert statistics
     agent.update(dataset.sample(32))
     assert changed(before, agent) == {"policy", "average_policy", "step"} | CHILDREN[name]

@@ -262,9 +262,7 @@ def with_known_values(gains: list[list[float]], **kwargs: Any) -> DingJinAC:
     return agent
 
 
-def candidates_of(
-    agent: DingJinAC, obs: np.ndarray[Any, Any], count: int
-) -> np.ndarray[Any, Any]:
+def candidates_of(agent: DingJinAC, obs: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
     """(N, count, action_dim): what `act` draws with a generator seeded by 4."""
     repeated = torch.from_numpy(obs).repeat_interleave(count, dim=0)
     with torch.no_grad():
