@@ -146,10 +146,12 @@ class Agent(nn.Module):
     ) -> None:
         """AdamW for a network that trains; `weight_decay` is that of the whole training."""
         self.learning_rates[name] = learning_rate
-        rates = learning_rate * self.total_steps
+        full = float(self.total_steps)  # updates at the full rate with as large a sum of rates
         if self.config.cosine_decay:
-            rates *= (1 + LOWEST_RATE) / 2
-        self.optimizers[name] = adam(module, learning_rate, weight_decay / rates)
+            full = (full * (1 + LOWEST_RATE) + 1 - LOWEST_RATE) / 2
+        # AdamW shrinks weights to 1 − rate · decay an update, which must not pass 0
+        decay = -math.expm1(-weight_decay / full) / learning_rate
+        self.optimizers[name] = adam(module, learning_rate, decay)
 
     def scheduled(self, learning_rate: float) -> float | Tensor:
         """A rate at the next update: constant, or Loshchilov & Hutter 2017, eq. 5."""
@@ -209,6 +211,13 @@ class Agent(nn.Module):
         """
         raise InputError(f"agent {self.config.name} has no critic to choose actions by")
 
+    def check_steps(self, steps: int | None) -> None:
+        """Refuse a number of network calls that the policy has not learned; most learn any number.
+
+        Raises:
+            InputError: for such a number.
+        """
+
     @torch.inference_mode()
     def act(
         self,
@@ -227,6 +236,9 @@ class Agent(nn.Module):
             mode_of: actions an observation, whose mode is taken; if not given, the
                 configuration's. Not where there are candidates.
             steps: network calls an action, if not those of the policy.
+
+        Raises:
+            InputError: for a number of network calls that the policy has not learned.
         """
         obs = torch.from_numpy(observations).to(self.step.device)
         actions = self.choose(
@@ -245,6 +257,7 @@ class Agent(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """What `act` gives, on the device: (N, obs_dim) → (N, action_dim)."""
+        self.check_steps(steps)
         policy = self.average_policy
         levels = None if steps is None else few_step_levels(steps, policy.parameterization)
         candidates = best_of or self.candidates
@@ -274,7 +287,11 @@ class Agent(nn.Module):
         try:
             self.load_state_dict(state["modules"])
             for name, optimizer in self.optimizers.items():
+                decays = [group["weight_decay"] for group in optimizer.param_groups]
                 optimizer.load_state_dict(state["optimizers"][name])
+                # that of this length of training: a run that goes on may have become longer
+                for group, decay in zip(optimizer.param_groups, decays, strict=True):
+                    group["weight_decay"] = decay
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(

@@ -86,7 +86,7 @@ class CriticAgent(Agent):
     def make_critic(self, action_dim: int, ensemble: int) -> EnsembleCritic:
         """A network of values; with no action, of states alone."""
         config = self.config
-        return EnsembleCritic(
+        critic = EnsembleCritic(
             self.policy.obs_dim,
             action_dim,
             config.critic_hidden,
@@ -94,6 +94,10 @@ class CriticAgent(Agent):
             config.critic_activation,
             config.critic_layer_norm,
         )
+        if action_dim:
+            critic.action_center.copy_(self.policy.bound.center)
+            critic.action_half_range.copy_(self.policy.bound.half_range)
+        return critic
 
     def prepare(self, dataset: TransitionDataset) -> TransitionDataset:
         """Measure the statistics; the data becomes transitions over `n_step` steps."""

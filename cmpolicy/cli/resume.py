@@ -19,7 +19,8 @@ CHANGEABLE = (
     "steps",
     "online.steps",
     "online.return_temperature",
-    "agent.eta",  # an environment bears a stronger guidance than data does
+    "agent.radius",  # an environment bears a stronger guidance than data does
+    "agent.eta",
     "eval.every",
     "eval.episodes",
     "eval.final_episodes",

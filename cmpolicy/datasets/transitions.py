@@ -31,21 +31,21 @@ class TransitionBatch(NamedTuple):
     rewards: Tensor  # (B,)
     next_observations: Tensor  # (B, obs_dim)
     terminals: Tensor  # (B,), 0 or 1: 1 masks the bootstrap
-    returns: Tensor  # (B,): with returns the next three reach to the episode's end, else they are
-    final_observations: Tensor  # (B, obs_dim)  # those of one step above
+    returns: Tensor  # (B,): of a dataset `with_returns` these three reach to the episode's end;
+    final_observations: Tensor  # (B, obs_dim): else they are the three columns above
     final_terminals: Tensor  # (B,), 1 − γ^(k−1) (1 − terminal) after k steps
     imitated_observations: Tensor  # (B, obs_dim): where good episodes count for more, other
     imitated_actions: Tensor  # (B, action_dim): transitions than those above; else the same
 
     @classmethod
     def of(cls, recorded: Iterable[Tensor]) -> TransitionBatch:
-        """The first five columns, which are imitated as they are."""
+        """The first five columns, which are imitated as they are and look no further."""
         columns = list(recorded)
         return cls(*columns, *columns[2:5], *columns[:2])
 
     @property
     def recorded(self) -> tuple[Tensor, ...]:
-        """The columns but for what is imitated."""
+        """The columns that are no other columns."""
         return self[:5]
 
 

@@ -61,11 +61,15 @@ class EnsembleCritic(nn.Module):
         normalizer: (mean, std) of observations, each (obs_dim,), kept with the weights.
 
     Attributes:
+        action_center, action_half_range: actions enter in units of half their range, as in the
+            policy, each (action_dim,): 0 and 1 unless an agent sets them.
         value_mean: added to every value, (): where values begin, 0 unless an agent sets it.
     """
 
     obs_mean: Tensor
     obs_std: Tensor
+    action_center: Tensor
+    action_half_range: Tensor
     value_mean: Tensor
 
     def __init__(
@@ -82,6 +86,8 @@ class EnsembleCritic(nn.Module):
         mean, std = normalizer or (torch.zeros(obs_dim), torch.ones(obs_dim))
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_std", std.clone())
+        self.register_buffer("action_center", torch.zeros(action_dim))
+        self.register_buffer("action_half_range", torch.ones(action_dim))
         self.register_buffer("value_mean", torch.zeros(()))
         widths = [obs_dim + action_dim, *hidden]
         layers: list[nn.Module] = []
@@ -97,7 +103,8 @@ class EnsembleCritic(nn.Module):
         obs = (observations - self.obs_mean) / self.obs_std
         first = self.layers[0]
         assert isinstance(first, EnsembleLinear)
-        x = torch.cat((obs, actions), dim=1).expand(len(first.weight), -1, -1)
+        own = (actions - self.action_center) / self.action_half_range
+        x = torch.cat((obs, own), dim=1).expand(len(first.weight), -1, -1)
         return self.layers(x).squeeze(-1) + self.value_mean  # type: ignore[no-any-return]
 
     def one(self, member: Tensor, observations: Tensor, actions: Tensor) -> Tensor:

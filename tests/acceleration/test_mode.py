@@ -42,7 +42,7 @@ def make(name: str, device: str = "cpu", **options: Any) -> tuple[Agent, Transit
         rng.normal(size=300),
         np.arange(300) % 10 == 9,
     )
-    if name != "bc":
+    if hasattr(AGENTS[name].Config, "critic_ensemble"):
         options["critic_hidden"] = [8]
     policy = type(AGENTS[name].Config().policy)(hidden=[8])
     config = AGENTS[name].Config(policy=policy, **options)

@@ -25,12 +25,15 @@ from cmpolicy.training.checkpoint import load_state, save_state
 OBS_DIM, ACTION_DIM = 5, 2
 SPACES = Spaces(OBS_DIM, [-2.0, 0.0], [1.0, 5.0])
 TOTAL = 20
-CONSISTENCY = ["bc", "ac", "iql"]  # agents whose policy takes any consistency loss
-CRITICS = {  # the children of an agent beside its policy and the average of it
+CONSISTENCY = [name for name in AGENTS if name != "diffusion_ql"]  # these take any of its losses
+CRITICS = {"critic", "target_critic"}
+CHILDREN = {  # of an agent beside its policy and the average of it
+    "ac": CRITICS | {"clone", "average_clone"},
     "bc": set(),
-    "ac": {"critic", "target_critic"},
-    "iql": {"critic", "target_critic", "state_critic"},
-    "diffusion_ql": {"critic", "target_critic"},
+    "weighted_bc": set(),
+    "iql": CRITICS | {"state_critic"},
+    "diffusion_ql": CRITICS,
+    "ac_ding_jin": CRITICS,
 }
 
 
@@ -60,7 +63,7 @@ def build(
     """A small agent; `kwargs` are fields of its configuration."""
     make_policy = type(AGENTS[name].Config().policy)
     policy = policy or make_policy(hidden=[16, 16])
-    if CRITICS[name]:
+    if CHILDREN[name]:
         kwargs = {"critic_hidden": [16, 16], **kwargs}
     return AGENTS[name](SPACES, AGENTS[name].Config(policy=policy, **kwargs), total)
 
@@ -115,7 +118,7 @@ def test_statistics_reach_every_module_that_normalises(
     agent = build(name)
     agent.prepare(dataset)
     found = [m for m in agent.modules() if hasattr(m, "obs_mean")]
-    assert len(found) == 2 + len(CRITICS[name])
+    assert len(found) == 2 + len(CHILDREN[name])
     obs = dataset.observations.double().numpy()
     for module in found:
         np.testing.assert_allclose(module.obs_mean, obs.mean(0), rtol=1e-5)
@@ -145,9 +148,11 @@ def test_nobody_normalises_when_the_policy_does_not(name: str, dataset: Transiti
 def test_targets_and_averages_start_as_copies_without_gradients(name: str, loss: str) -> None:
     agent = build(name, policy=type(AGENTS[name].Config().policy)(hidden=[16], loss=loss))
     pairs = [(agent.average_policy, agent.policy)]
+    if name == "ac":
+        pairs += [(agent.average_clone, agent.clone)]
     if loss == "ct":
-        pairs.append((agent.policy.target_network, agent.policy.network))
-    if CRITICS[name]:
+        pairs += [(policy.target_network, policy.network) for _, policy in pairs]
+    if CHILDREN[name]:
         pairs.append((agent.target_critic, agent.critic))
     for copied, original in pairs:
         assert_same(copied.state_dict(), original.state_dict())
@@ -178,12 +183,10 @@ def test_an_update_changes_what_it_should_and_nothing_else(
 ) -> None:
     agent = trained(name, dataset, 1)
     before = tensors_of(agent)
-    statistics = {
-        k for k in before if k.endswith(("obs_mean", "obs_std", "scale")) or ".bound." in k
-    }
+    statistics = {k for k in before if k.endswith(("_mean", "_std", "scale")) or ".bound." in k}
     assert statistics
     agent.update(dataset.sample(32))
-    assert changed(before, agent) == {"policy", "average_policy", "step"} | CRITICS[name]
+    assert changed(before, agent) == {"policy", "average_policy", "step"} | CHILDREN[name]
     now = agent.state_dict()
     assert all(torch.equal(before[key], now[key]) for key in statistics)
     untouched = [k for k, p in agent.named_parameters() if torch.equal(before[k], p)]
@@ -201,7 +204,8 @@ def test_progress_runs_once_over_the_whole_training(
     seen: list[float] = []
 
     def follow(agent: Agent) -> None:
-        loss = agent.policy.loss
+        model = agent.clone if name == "ac" else agent.policy
+        loss = model.loss
 
         def spy(
             observations: Tensor, actions: Tensor, progress: Tensor, *args: Any, **kwargs: Any
@@ -209,7 +213,7 @@ def test_progress_runs_once_over_the_whole_training(
             seen.append(float(progress))
             return loss(observations, actions, progress, *args, **kwargs)
 
-        monkeypatch.setattr(agent.policy, "loss", spy)
+        monkeypatch.setattr(model, "loss", spy)
 
     agent = build(name)
     agent.prepare(dataset)
@@ -270,9 +274,14 @@ def test_a_state_of_another_agent_is_refused_in_one_line(dataset: TransitionData
 # Acting ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", AGENTS)
 @pytest.mark.parametrize("count", [1, 7])
-@pytest.mark.parametrize("options", [{}, {"steps": 3}, {"best_of": 1}])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *product(AGENTS, [{}, {"best_of": 1}]),
+        *((name, {"steps": 3}) for name in AGENTS if name != "ac"),  # whose actor has one step
+    ],
+)
 def test_actions_have_the_right_shape_and_stay_inside_the_bounds(
     name: str, count: int, options: dict[str, Any], dataset: TransitionDataset
 ) -> None:
@@ -324,7 +333,7 @@ def test_steps_are_calls_of_the_network(steps: int, dataset: TransitionDataset) 
 
 def test_the_mode_of_its_samples_acts(dataset: TransitionDataset) -> None:
     """Of as many as the configuration says, unless a call says otherwise."""
-    agent = trained("bc", dataset, 1)
+    agent = trained("bc", dataset, 1, mode_of=32)
     observations = dataset.observations[:6]
     for given, samples in ((None, agent.config.mode_of), (5, 5)):
         acted = agent.act(observations.numpy(), mode_of=given)
@@ -376,9 +385,9 @@ def configurations() -> list[Any]:
     ding_jin = {"policy": published, "max_grad_norm": 1.0, "critic_layer_norm": False}
     best = pytest.param("diffusion_ql", {"max_q_backup": True}, id="diffusion_ql-max_q_backup")
     others = [
-        pytest.param("ac", options, id="ac-options"),
-        pytest.param("ac", ding_jin, id="ac_ding_jin"),
-        pytest.param("bc", {"cosine_decay": True}, id="bc-cosine_decay"),
+        pytest.param("ac_ding_jin", options, id="ac_ding_jin-options"),
+        pytest.param("ac_ding_jin", ding_jin, id="ac_ding_jin-published"),
+        pytest.param("iql", {"cosine_decay": True}, id="iql-cosine_decay"),
     ]
     return [*plain, *clipped, *target, *others, best]
 
@@ -428,31 +437,38 @@ def test_gradients_are_clipped_network_by_network(name: str, dataset: Transition
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_the_policys_learning_rate_falls_along_a_cosine(
-    name: str, dataset: TransitionDataset
-) -> None:
+def test_every_learning_rate_falls_along_one_cosine(name: str, dataset: TransitionDataset) -> None:
     agent = build(name, learning_rate=1e-2, cosine_decay=True)
     data = agent.prepare(dataset)
-    theirs = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, TOTAL, eta_min=1e-3)
+    learned = "clone" if name == "ac" else "policy"
+    assert agent.learning_rates.keys() == agent.optimizers.keys()
+    assert agent.learning_rates[learned] == 1e-2
+    theirs = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, TOTAL, eta_min=0.01)
+
+    def shares() -> list[float]:
+        return [
+            float(optimizer.param_groups[0]["lr"]) / agent.learning_rates[key]
+            for key, optimizer in agent.optimizers.items()
+        ]
+
     for _ in range(TOTAL + 1):
         agent.update(data.sample(32))
-        ours = float(agent.optimizers["policy"].param_groups[0]["lr"])
-        assert ours == pytest.approx(schedule.get_last_lr()[0], rel=1e-5)
+        assert shares() == pytest.approx([schedule.get_last_lr()[0]] * len(shares()), rel=1e-4)
         theirs.step()
         schedule.step()
     agent.update(data.sample(32))  # beyond the training, as in an environment
-    assert float(agent.optimizers["policy"].param_groups[0]["lr"]) == pytest.approx(1e-3)
+    assert shares() == pytest.approx([0.01] * len(shares()))
 
 
 @pytest.mark.parametrize(
     ("step", "cosine_decay", "rate"),
-    [(0, True, 1e-2), (TOTAL // 2, True, 5.5e-3), (TOTAL, True, 1e-3), (TOTAL, False, 1e-2)],
+    [(0, True, 1e-2), (TOTAL // 2, True, 5.05e-3), (TOTAL, True, 1e-4), (TOTAL, False, 1e-2)],
 )
 def test_the_policy_moves_at_its_learning_rate(
     step: int, cosine_decay: bool, rate: float, dataset: TransitionDataset
 ) -> None:
-    agent = build("bc", learning_rate=1e-2, cosine_decay=cosine_decay)
+    agent = build("bc", learning_rate=1e-2, cosine_decay=cosine_decay, weight_decay=0.0)
     data = agent.prepare(dataset)
     agent.step.fill_(step)
     before = nn.utils.parameters_to_vector(agent.policy.parameters()).detach()
@@ -460,6 +476,50 @@ def test_the_policy_moves_at_its_learning_rate(
     after = nn.utils.parameters_to_vector(agent.policy.parameters()).detach()
     # the first step of Adam is the learning rate, whatever the gradient
     assert float((after - before).abs().max()) == pytest.approx(rate, rel=1e-2)
+
+
+def shrunk(agent: Agent, name: str, module: nn.Module, updates: int) -> float:
+    """What share of a network's weights so many updates without gradients leave."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    before = nn.utils.parameters_to_vector(parameters).detach()
+    for _ in range(updates):
+        agent.minimize(name, lambda: (sum((0 * p).sum() for p in parameters), {}))
+        agent.step += 1
+    after = nn.utils.parameters_to_vector(parameters).detach()
+    share = float(after.norm() / before.norm())
+    torch.testing.assert_close(after, share * before, rtol=1e-3, atol=1e-6)
+    return share
+
+
+@pytest.mark.parametrize("learning_rate", [1e-4, 1e-2])
+@pytest.mark.parametrize(
+    ("cosine_decay", "total", "tolerance"),
+    [(False, 1, 1e-5), (False, 7, 1e-5), (False, 1000, 2e-4), (True, 1, 1e-5), (True, 1000, 3e-3)],
+)
+def test_weights_decay_over_the_whole_training(
+    learning_rate: float, cosine_decay: bool, total: int, tolerance: float
+) -> None:
+    """However long that is, and whatever the rate: e^−2.5 of them would be left."""
+    options = {"learning_rate": learning_rate, "cosine_decay": cosine_decay}
+    agent = build("bc", total=total, weight_decay=2.5, **options)
+    left = shrunk(agent, "policy", agent.policy.network, total)
+    assert left == pytest.approx(np.exp(-2.5), rel=tolerance)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_weights_decay_where_data_is_imitated_alone(name: str) -> None:
+    agent = build(name, weight_decay=2.5)
+    learned = "clone" if name == "ac" else "policy"
+    for key in agent.optimizers:
+        left = shrunk(agent, key, getattr(agent, key), 3)
+        assert (left < 0.9) == (key == learned), key
+
+
+def test_a_run_made_longer_decays_by_its_new_length(dataset: TransitionDataset) -> None:
+    short, long = trained("bc", dataset, TOTAL, weight_decay=2.5), build("bc", total=10 * TOTAL)
+    long.load_training_state(short.training_state())
+    decays = [float(a.optimizers["policy"].param_groups[0]["weight_decay"]) for a in (short, long)]
+    assert decays[0] / decays[1] == pytest.approx(10, rel=0.15)
 
 
 def test_a_copy_of_an_agent_is_its_own(dataset: TransitionDataset) -> None:

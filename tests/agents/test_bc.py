@@ -50,16 +50,18 @@ def test_an_update_is_a_step_of_adamw_on_the_consistency_loss_alone() -> None:
             p.copy_(w)
     loss = agent.policy.loss(batch.observations, batch.actions, 0.4)
     gradients = torch.autograd.grad(loss, list(agent.policy.network.parameters()))
+    rates = [2e-3 * (0.01 + 0.99 * (1 + np.cos(np.pi * k / 10)) / 2) for k in range(10)]
+    decay = (1 - np.exp(-0.1 * 2e-3 / sum(rates))) / 2e-3  # e^−0.1 over all ten updates
     for name, weight, gradient, now in zip(names, weights, gradients, after, strict=True):
         # the first step of AdamW: m̂ / (√v̂ + 1e-8) = g / (|g| + 1e-8), and the weight's decay
-        expected = weight - 2e-3 * (gradient / (gradient.abs() + 1e-8) + 0.1 * weight)
+        expected = weight - rates[4] * (gradient / (gradient.abs() + 1e-8) + decay * weight)
         torch.testing.assert_close(now, expected, msg=name, rtol=1e-5, atol=1e-6)
 
 
 def test_rewards_and_what_comes_next_play_no_part() -> None:
     data = two_ways(50)
     t = data.transitions
-    unused = [torch.full_like(column, torch.nan) for column in t[2:5]]
+    unused = [torch.full_like(column, torch.nan) for column in t[2:8]]
     spoiled = TransitionBatch(t.observations, t.actions, *unused, t.observations, t.actions)
     agent = agent_for(10)
     agent.prepare(data)
@@ -70,6 +72,14 @@ def test_rewards_and_what_comes_next_play_no_part() -> None:
 def test_it_has_no_critic() -> None:
     with pytest.raises(InputError, match="bc has no critic"):
         agent_for(10).act(np.zeros((2, 1), np.float32), best_of=4)
+
+
+def test_it_acts_by_one_sample() -> None:
+    """The densest of many behaviours' actions can be to stand still."""
+    agent, nothing = agent_for(10), np.zeros((5, 1), np.float32)
+    draws = [agent.act(nothing, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert (draws[0] != draws[2]).all()
 
 
 @pytest.mark.slow

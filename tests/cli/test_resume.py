@@ -34,7 +34,8 @@ def compose(*overrides: str) -> RLConfig:
 def stored(tmp_path: Path) -> Path:
     """A run of which there is only the configuration."""
     run = RunDirectory(tmp_path / "run")
-    run.create(OmegaConf.to_yaml(OmegaConf.structured(compose(*TINY, "agent=ac", "agent.eta=0.7"))))
+    config = compose(*TINY, "agent=ac", "agent.radius=0.7")
+    run.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
     return run.path
 
 
@@ -45,7 +46,7 @@ def refused(path: Path, *overrides: str) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("agent", ["ac", "bc", "ac_ding_jin"])
+@pytest.mark.parametrize("agent", ["ac", "bc", "weighted_bc", "ac_ding_jin"])
 def test_the_stored_configuration_comes_back_whole(tmp_path: Path, agent: str) -> None:
     config = compose(*TINY, f"agent={agent}", "seed=5", "agent.policy.sigma_max=40")
     run = RunDirectory(tmp_path)
@@ -62,14 +63,14 @@ def test_what_may_change_changes_and_the_rest_stays(stored: Path) -> None:
         "threads=2",
         "device=cpu",
         "log_every=3",
-        "agent.eta=0.9",
+        "agent.radius=0.9",
         "online.return_temperature=0.5",
     ]
     config = resumed_config(stored, [f"resume={stored}", *changes], RLConfig)
     assert (config.steps, config.eval.every, config.threads, config.log_every) == (50, 7, 2, 3)
-    assert config.agent.eta == 0.9  # type: ignore[attr-defined]
+    assert config.agent.radius == 0.9  # type: ignore[attr-defined]
     assert config.online.return_temperature == 0.5  # type: ignore[union-attr]
-    assert resumed_config(stored, [], RLConfig).agent.eta == 0.7  # type: ignore[union-attr]
+    assert resumed_config(stored, [], RLConfig).agent.radius == 0.7  # type: ignore[union-attr]
     assert config.env.name == "hopper-medium"
     assert "steps: 6\n" in (stored / "config.yaml").read_text()
 
@@ -85,7 +86,8 @@ def test_what_would_make_it_another_run_is_refused(stored: Path, override: str) 
 
 
 @pytest.mark.parametrize(
-    "override", ["steps=0", "steps=many", "eval.every=0", "threads=[1]", "agent.eta=-1"]
+    "override",
+    ["steps=0", "steps=many", "eval.every=0", "threads=[1]", "agent.radius=-1", "agent.eta=1"],
 )
 def test_wrong_values_are_refused(stored: Path, override: str) -> None:
     from omegaconf.errors import OmegaConfBaseException

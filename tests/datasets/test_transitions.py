@@ -178,6 +178,7 @@ def test_samples_are_rows_of_the_data_and_follow_the_generator(recorded):
         (500,),
         (500, 4),
         (500,),
+        *[(500,), (500, 4), (500,)],
         (500, 4),
         (500, 2),
     ]

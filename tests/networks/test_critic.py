@@ -105,14 +105,28 @@ def test_layer_norm_per_member_against_torch() -> None:
         torch.testing.assert_close(y[e], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_observations_are_normalised_and_actions_are_not() -> None:
+def test_observations_are_normalised_and_actions_count_in_half_their_range() -> None:
     mean, std = torch.tensor([1.0, -2.0, 30.0]), torch.tensor([0.5, 2.0, 100.0])
+    center, half = torch.tensor([0.5, -7.0]), torch.tensor([0.1, 20.0])
     torch.manual_seed(0)
     plain = EnsembleCritic(3, 2, (8,))
     critic = EnsembleCritic(3, 2, (8,), normalizer=(mean, std))
-    critic.load_state_dict({**plain.state_dict(), "obs_mean": mean, "obs_std": std})
+    own = {"obs_mean": mean, "obs_std": std, "action_center": center, "action_half_range": half}
+    critic.load_state_dict({**plain.state_dict(), **own})
     obs, actions = torch.randn(6, 3), torch.randn(6, 2)
-    torch.testing.assert_close(critic(mean + std * obs, actions), plain(obs, actions))
+    torch.testing.assert_close(
+        critic(mean + std * obs, center + half * actions), plain(obs, actions), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_values_begin_at_their_mean() -> None:
+    critic = randomised(EnsembleCritic(3, 2, (8,)))
+    obs, actions = torch.randn(6, 3), torch.randn(6, 2)
+    before = critic(obs, actions)
+    critic.value_mean.fill_(40.0)
+    torch.testing.assert_close(critic(obs, actions), before + 40.0)
+    one = critic.one(torch.tensor(1), obs, actions)
+    torch.testing.assert_close(one, before[1] + 40.0)
 
 
 def test_the_normalizer_is_a_copy_kept_with_the_weights() -> None:

@@ -18,7 +18,7 @@ PUBLISHED = {"eta", "max_grad_norm", "lr", "max_q_backup", "q_norm", "sampling_s
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_task(path):
     task = yaml.safe_load(path.read_text())
-    assert [key for key in task if key not in ("max_episode_steps", "eta")] == KEYS
+    assert [key for key in task if key != "max_episode_steps"] == KEYS
     assert task.get("max_episode_steps") == (100 if path.stem.startswith("pen") else None)
     assert task["name"] == path.stem
     assert task["d4rl_id"] is None or task["d4rl_id"] in D4RL_FILES

@@ -89,7 +89,7 @@ def test_the_datas_best_episodes_count_for_more_once_the_environment_has_begun(
     hopper: tuple[str, str],
 ) -> None:
     changes = ("agent.return_temperature=10", "online.return_temperature=1e-4")
-    _, data = task_of(*hopper, "steps=2", "online.steps=5", "agent.n_step=1", *changes)
+    _, data = task_of(*hopper, "steps=2", "online.steps=5", *changes)
     recorded, episodes = data.offline, data.offline.episode_ends.cumsum(0)
     best = recorded.episode_returns().argmax()
 
@@ -105,7 +105,7 @@ def test_the_datas_best_episodes_count_for_more_once_the_environment_has_begun(
 
 
 def test_what_is_stored_is_what_the_environment_did(hopper: tuple[str, str]) -> None:
-    task, data = task_of(*hopper, "steps=0", "online.steps=150", "agent.n_step=1")
+    task, data = task_of(*hopper, "steps=0", "online.steps=150")
     for _ in range(150):
         data.act()
     assert isinstance(task.learner, ConsistencyAC)
@@ -127,7 +127,8 @@ def test_what_is_stored_is_what_the_environment_did(hopper: tuple[str, str]) -> 
 
 def test_a_time_limit_ends_an_episode_but_masks_nothing(tmp_path: Path) -> None:
     pendulum = write(tmp_path / "pendulum.hdf5", "Pendulum-v1")  # which is never terminal
-    _, data = task_of(*pendulum, "online.steps=230", "agent.n_step=20", "agent.discount=0.9")
+    far = ("agent=iql", "agent.n_step=20", "agent.discount=0.9")
+    _, data = task_of(*pendulum, "online.steps=230", *far)
     for _ in range(230):
         data.act()
     terminals, rows = data.buffer.online.terminals, data.buffer.online
@@ -139,8 +140,8 @@ def test_a_time_limit_ends_an_episode_but_masks_nothing(tmp_path: Path) -> None:
 
 
 def test_rewards_are_transformed_as_the_datas(hopper: tuple[str, str]) -> None:
-    _, plain = task_of(*hopper, "online.steps=5", "agent.n_step=1")
-    _, shifted = task_of(*hopper, "online.steps=5", "agent.n_step=1", "env.reward=cql_antmaze")
+    _, plain = task_of(*hopper, "online.steps=5")
+    _, shifted = task_of(*hopper, "online.steps=5", "env.reward=cql_antmaze")
     for data in (plain, shifted):
         torch.manual_seed(1)
         data.learner.load_state_dict(plain.learner.state_dict())
@@ -153,7 +154,7 @@ def test_rewards_are_transformed_as_the_datas(hopper: tuple[str, str]) -> None:
 
 
 def test_returns_beyond_the_datas_widen_the_limit_of_values(hopper: tuple[str, str]) -> None:
-    task, data = task_of(*hopper, "online.steps=5", "agent.scale_rewards=false")
+    task, data = task_of(*hopper, "online.steps=5", "agent=diffusion_ql")
     before = task.learner.limits()["critic/q_max"][0]
     data.rewards = [1.0, 2.0]
     data.finish_episode()
@@ -269,11 +270,11 @@ def test_the_guidance_may_be_stronger_in_the_environment(
     hopper: tuple[str, str], whole: Path, tmp_path: Path
 ) -> None:
     run = finished(tmp_path / "offline", *RUN, *hopper, "online.steps=0")
-    go_on(run, "online.steps=60", "agent.eta=3")
+    go_on(run, "online.steps=60", "agent.radius=3")
     states = [load_state(path / "checkpoints" / "last.safetensors") for path in (run, whole)]
     stronger, alike = (state["learner"]["modules"] for state in states)
     assert not all(torch.equal(alike[key], value) for key, value in stronger.items())
-    assert "  eta: 3.0\n" in (run / "config.yaml").read_text()
+    assert "  radius: 3.0\n" in (run / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -310,10 +311,10 @@ def test_an_environment_that_does_not_repeat_itself_begins_anew(
     monkeypatch.setattr(logging.getLogger("cmpolicy"), "propagate", True)
     gymnasium.register("Restless-v0", Restless, disable_env_checker=True)
     restless = write(tmp_path / "restless.hdf5", "Restless-v0")
-    _, data = task_of(*restless, "online.steps=8", "agent.n_step=3")
+    _, data = task_of(*restless, "online.steps=8", "agent=iql", "agent.n_step=3")
     for _ in range(4):
         data.act()
-    _, other = task_of(*restless, "online.steps=8", "agent.n_step=3")
+    _, other = task_of(*restless, "online.steps=8", "agent=iql", "agent.n_step=3")
     other.load_training_state(data.training_state())
     assert "does not repeat itself" in caplog.text
     rows = other.buffer.online.rewards[:4].clone()
