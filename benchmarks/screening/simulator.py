@@ -1,8 +1,8 @@
 """Hopper, HalfCheetah and Walker2d, thousands at a time: MuJoCo's threads and numpy.
 
 With the default arguments of Gymnasium's -v4 and -v5 environments, bit for bit
-(tests/benchmarks/test_screening.py). It needs MuJoCo ≥ 4 for `mujoco.batch`, and Gymnasium only
-for its XML files.
+(tests/benchmarks/test_screening_script.py). It needs MuJoCo ≥ 4 for `mujoco.batch`, and Gymnasium
+only for its XML files.
 """
 
 from __future__ import annotations
