@@ -102,7 +102,7 @@ def load_policy(config: ExportConfig) -> tuple[ConsistencyPolicy, int, dict[str,
     """The policy that acts, of how many samples the mode is taken, and where it is from.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is none, or none of so many network calls.
     """
     path = Path(config.run)
     if path.is_file():
@@ -112,6 +112,7 @@ def load_policy(config: ExportConfig) -> tuple[ConsistencyPolicy, int, dict[str,
     directory = RunDirectory.existing(path)
     spaces = read_record(directory).spaces
     agent, step = load_agent(directory, spaces, config.checkpoint, torch.device("cpu"))
+    agent.check_steps(config.steps)
     sampled = config.noise is not None or agent.candidates > 1
     mode_of = config.mode_of or (1 if sampled else agent.config.mode_of)
     if agent.candidates > 1:

@@ -22,6 +22,7 @@ from cmpolicy.consistency.ema import ema_update
 from cmpolicy.consistency.randomness import normal
 from cmpolicy.datasets.n_step_returns import discounted_returns, with_returns
 from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
+from cmpolicy.errors import InputError
 
 MAX_LOG_WEIGHT = 3.0  # of an action of large advantage: it counts at most e³ times an average one
 
@@ -157,7 +158,8 @@ class ConsistencyAC(CriticAgent):
         """
         observations = batch.imitated_observations
         half_range = self.policy.bound.half_range
-        noise = normal(batch.imitated_actions.shape, observations)
+        shape = (len(observations), self.policy.sampler.steps, self.policy.action_dim)
+        noise = normal(shape, observations)
         actions = self.policy(observations, noise=noise)
         with torch.no_grad():
             anchor = self.average_clone(observations, noise=noise)
@@ -177,6 +179,17 @@ class ConsistencyAC(CriticAgent):
             "actor/q": q.detach(),
             "actor/q_slope": unit,
         }
+
+    def check_steps(self, steps: int | None) -> None:
+        """The actor is a student of as many network calls as its policy has, and of no other.
+
+        Raises:
+            InputError: for another number.
+        """
+        own = self.policy.sampler.steps
+        if steps not in (None, own):
+            calls = "1 network call" if own == 1 else f"{own} network calls"
+            raise InputError(f"agent {self.config.name} has learned to act by {calls}, got {steps}")
 
     def update(self, batch: TransitionBatch) -> Metrics:
         """Critics, their targets; the clone; the actor; the averages of both."""

@@ -209,6 +209,13 @@ class Agent(nn.Module):
         """
         raise InputError(f"agent {self.config.name} has no critic to choose actions by")
 
+    def check_steps(self, steps: int | None) -> None:
+        """Refuse a number of network calls that the policy has not learned; most learn any number.
+
+        Raises:
+            InputError: for such a number.
+        """
+
     @torch.inference_mode()
     def act(
         self,
@@ -227,6 +234,9 @@ class Agent(nn.Module):
             mode_of: actions an observation, whose mode is taken; if not given, the
                 configuration's. Not where there are candidates.
             steps: network calls an action, if not those of the policy.
+
+        Raises:
+            InputError: for a number of network calls that the policy has not learned.
         """
         obs = torch.from_numpy(observations).to(self.step.device)
         actions = self.choose(
@@ -245,6 +255,7 @@ class Agent(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """What `act` gives, on the device: (N, obs_dim) → (N, action_dim)."""
+        self.check_steps(steps)
         policy = self.average_policy
         levels = None if steps is None else few_step_levels(steps, policy.parameterization)
         candidates = best_of or self.candidates
