@@ -27,7 +27,8 @@ from cmpolicy.training.run_directory import RunDirectory
 ROOT = Path(__file__).parents[1]
 TINY = (
     *("env=hopper-medium", "dataset.source=sample", "threads=1", "progress=false", "batch_size=8"),
-    *("agent=bc", "agent.policy.hidden=[8]", "eval.episodes=1", "eval.final_episodes=1", "steps=6"),
+    *("agent=bc", "agent.mode_of=32", "agent.policy.hidden=[8]", "steps=6"),
+    *("eval.episodes=1", "eval.final_episodes=1"),
 )
 
 
