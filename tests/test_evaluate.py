@@ -62,7 +62,7 @@ def test_a_row_says_what_was_evaluated_and_how(
 ) -> None:
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     row = evaluated(run)
-    assert (row["checkpoint"], row["step"], row["environment"]) == ("last", 6, "Hopper-v5")
+    assert (row["checkpoint"], row["step"], row["environment"]) == ("last", 6, "Hopper-v4")
     assert (row["episodes"], row["seed"], row["network_calls"], row["best_of"]) == (3, 1000, 1, 1)
     assert f"return {row['mean_return']:.1f}" in capsys.readouterr().out
     again = evaluated(run)
@@ -76,7 +76,7 @@ def test_it_is_the_score_of_the_saved_policy(run: Path) -> None:
     policy = ConsistencyPolicy.load(run / "policy.safetensors")
     rolled = roll_out(
         lambda obs: policy.act(obs, mode_of=row["mode_of"]),
-        Environment("Hopper-v5").make,
+        Environment("Hopper-v4").make,
         3,
         77,
     )
@@ -86,13 +86,22 @@ def test_it_is_the_score_of_the_saved_policy(run: Path) -> None:
     assert row["normalized_score"] == pytest.approx(100 * (rolled.mean_return - low) / (high - low))
 
 
-def test_more_network_calls_and_best_of_n_change_the_actions(run: Path) -> None:
-    plain = evaluated(run)
-    several = evaluated(run, steps=3)
-    best = evaluated(run, best_of=4)
-    assert several["network_calls"] == 3
+def test_more_network_calls_and_best_of_n_change_the_actions(
+    run: Path, runs: dict[str, Path]
+) -> None:
+    one, several = (evaluated(runs["bc"], steps=steps) for steps in (1, 3))
+    assert (one["network_calls"], several["network_calls"]) == (1, 3)
+    assert one["mean_return"] != several["mean_return"]
+    plain, best = evaluated(run), evaluated(run, best_of=4)
     assert (best["best_of"], best["mode_of"]) == (4, 1)  # of candidates no mode is taken
-    assert len({row["mean_return"] for row in (plain, several, best)}) == 3
+    assert plain["mean_return"] != best["mean_return"]
+
+
+def test_more_calls_than_the_actor_has_learned_are_refused(run: Path) -> None:
+    with pytest.raises(InputError, match="agent ac has learned to act by 1 network call, got 3"):
+        evaluated(run, steps=3)
+    assert not (run / "evaluations.jsonl").exists()
+    assert evaluated(run, steps=1)["mean_return"] == evaluated(run)["mean_return"]
 
 
 def test_best_and_last_are_kept_apart(run: Path) -> None:

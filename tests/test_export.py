@@ -27,7 +27,8 @@ from cmpolicy.training.run_directory import RunDirectory
 ROOT = Path(__file__).parents[1]
 TINY = (
     *("env=hopper-medium", "dataset.source=sample", "threads=1", "progress=false", "batch_size=8"),
-    *("agent=bc", "agent.policy.hidden=[8]", "eval.episodes=1", "eval.final_episodes=1", "steps=6"),
+    *("agent=bc", "agent.mode_of=32", "agent.policy.hidden=[8]", "steps=6"),
+    *("eval.episodes=1", "eval.final_episodes=1"),
 )
 
 
@@ -96,6 +97,13 @@ def test_a_real_process_says_one_line(run: Path) -> None:
     done = outside("-m", "cmpolicy.export", "run=run", "noise=outside")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: noise must be input or inside, got 'outside'\n"
+    assert not (run / "export").exists()
+
+
+def test_more_calls_than_the_actor_has_learned_are_refused(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", "agent=ac")
+    with pytest.raises(InputError, match="agent ac has learned to act by 1 network call, got 2"):
+        exported(run, steps=2)
     assert not (run / "export").exists()
 
 

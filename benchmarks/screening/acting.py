@@ -11,6 +11,7 @@ from simulator import BatchEnvironments
 from torch import Tensor
 from variants import Replicas
 
+from cmpolicy.consistency.randomness import sobol_normal
 from cmpolicy.datasets.reference_scores import normalized_score
 
 MODE_SAMPLES, MODE_WIDTH = 32, 0.4
@@ -34,7 +35,8 @@ def act(replicas: Replicas, rule: str, observations: Tensor) -> Tensor:
         return replicas.one_call(weights, noise, obs)
     if how == "zero":
         return replicas.one_call(weights, obs.new_zeros(count, n, ACTION_DIM), obs)
-    noise = replicas.sobol.repeat(n, 1).expand(count, -1, -1)
+    points = torch.tensor(sobol_normal(MODE_SAMPLES, ACTION_DIM), device=obs.device)
+    noise = points.repeat(n, 1).expand(count, -1, -1)
     samples = replicas.one_call(weights, noise, obs.repeat_interleave(MODE_SAMPLES, 1))
     found = find_mode(samples.view(count, n, MODE_SAMPLES, ACTION_DIM), replicas.dims)
     if how == "mode":

@@ -31,7 +31,8 @@ import numpy as np
 import torch
 from acting import evaluate
 from sets import PaddedSets
-from variants import Replicas, Shape, Variant
+from training import Training
+from variants import Shape, Variant
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from command_line import read_options
@@ -151,7 +152,7 @@ def main(arguments: list[str]) -> None:
             for name in sets
             for seed in range(options["seeds"])
         ]
-        replicas = Replicas(chosen, data, options["updates"], shape, seed=1)
+        replicas = Training(chosen, data, options["updates"], shape, seed=1)
         if options["device"] == "cuda":
             shorten(replicas, options["seconds"])
         train(replicas)
@@ -159,7 +160,7 @@ def main(arguments: list[str]) -> None:
         write(replicas, scores, options)
 
 
-def train(replicas: Replicas) -> None:
+def train(replicas: Training) -> None:
     """To the end; a batch that only warms up has another trace in its second half."""
     if replicas.warm_up >= replicas.total:
         replicas.train(replicas.total // 2 - replicas.step)
@@ -167,7 +168,7 @@ def train(replicas: Replicas) -> None:
     replicas.train(replicas.total - replicas.step)
 
 
-def shorten(replicas: Replicas, seconds: float) -> None:
+def shorten(replicas: Training, seconds: float) -> None:
     """Let the training end within `seconds`, by the time of its first updates."""
     replicas.train(30)
     torch.cuda.synchronize()
@@ -181,7 +182,7 @@ def shorten(replicas: Replicas, seconds: float) -> None:
     print(f"{replicas.count} replicas, {1e3 * each:.2f} ms an update, {replicas.total:,} updates")
 
 
-def write(replicas: Replicas, scores: dict[str, np.ndarray], options: Settings) -> None:
+def write(replicas: Training, scores: dict[str, np.ndarray], options: Settings) -> None:
     """A row for each replica and rule; and what they came to, on the screen."""
     device = torch.cuda.get_device_name() if options["device"] == "cuda" else "cpu"
     shape = asdict(replicas.shape)

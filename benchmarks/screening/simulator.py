@@ -1,15 +1,17 @@
 """Hopper, HalfCheetah and Walker2d, thousands at a time: MuJoCo's threads and numpy.
 
 With the default arguments of Gymnasium's -v4 and -v5 environments, bit for bit
-(tests/benchmarks/test_screening.py). It needs MuJoCo ≥ 4 for `mujoco.batch`, and Gymnasium only
-for its XML files.
+(tests/benchmarks/test_screening_script.py). It needs MuJoCo ≥ 4 for `mujoco.batch`, and Gymnasium
+only for its XML files.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mujoco
@@ -70,7 +72,9 @@ def load_model(name: str, version: str) -> Any:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("gymnasium is not installed; its XML files are needed")
     assets = Path(spec.origin).parent / "envs" / "mujoco" / "assets"
-    return mujoco.MjModel.from_xml_path(str(assets / ROBOTS[name].xml[version]))
+    # MuJoCo logs a deprecated attribute of HalfCheetah's file where the process stands
+    with TemporaryDirectory() as elsewhere, chdir(elsewhere):
+        return mujoco.MjModel.from_xml_path(str(assets / ROBOTS[name].xml[version]))
 
 
 class BatchEnvironments:

@@ -1,4 +1,4 @@
-"""Variants of the agent, each on a set, trained as one batched model.
+"""Variants of the agent, each on a set, as one batched model: networks and losses.
 
 The same mathematics as cmpolicy/agents/ac.py for R replicas at once, whose hyperparameters are
 tensors (R,). tests/benchmarks/test_screening.py holds it against the package.
@@ -6,7 +6,6 @@ tensors (R,). tests/benchmarks/test_screening.py holds it against the package.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -71,10 +70,10 @@ class Shape:
 
 
 class Replicas:
-    """R variants that `train` moves together.
+    """R variants: their networks, as functions of weights, and their losses.
 
     Attributes:
-        step: updates done.
+        at, total_at, warm_at: updates done, of the whole training and of its warm-up, each ().
         scalars: of the last update, each (R,).
     """
 
@@ -82,67 +81,59 @@ class Replicas:
         self, variants: list[Variant], data: PaddedSets, total: int, shape: Shape, seed: int = 0
     ) -> None:
         self.variants, self.data, self.shape, self.device = variants, data, shape, data.device
-        self.count, self.step = len(variants), 0
-        device, generator = self.device, torch.Generator().manual_seed(seed)
-        self.at = torch.zeros((), device=device)
+        self.count, self.scalars = len(variants), dict[str, Tensor]()
+        self.at = torch.zeros((), device=self.device)
         self.total_at, self.warm_at = torch.zeros_like(self.at), torch.zeros_like(self.at)
         self.set_length(total)
-
-        def column(value: Callable[[Variant], float]) -> Tensor:
-            return torch.tensor([float(value(v)) for v in variants], device=device)
-
-        self.row = torch.tensor([data.names.index(v.set) for v in variants], device=device)
+        self.set_hyperparameters()
+        self.row = torch.tensor([data.names.index(v.set) for v in variants], device=self.device)
         self.rows, self.mask = data.rows[self.row], data.mask[self.row][:, None]
         self.dims = self.mask.sum(-1)
         self.latent_mean = data.latent_mean[self.row][:, None]
         self.latent_scale = data.latent_scale[self.row][:, None]
+        returns = self.set_returns()
+        self.make_networks(torch.Generator().manual_seed(seed))
+        self.place_values(returns)
+        self.target = copies(self.critic)
+        self.frequencies = FREQUENCIES.to(self.device)
+        self.levels, self.level_shares = (part.to(self.device) for part in intervals())
+
+    def set_hyperparameters(self) -> None:
+        """What variants say, each (R,)."""
+
+        def column(value: Callable[[Variant], float]) -> Tensor:
+            return torch.tensor([float(value(v)) for v in self.variants], device=self.device)
+
         self.discount, self.trace = column(lambda v: v.discount), column(lambda v: v.trace)
         self.warm_trace, self.radius = column(lambda v: v.warm_trace), column(lambda v: v.radius)
         self.spread_radius = column(lambda v: v.spread_radius)
         self.by_gradient = column(lambda v: v.unit == "gradient")
         self.beta = column(lambda v: v.advantage_weight)
         self.pessimism, self.penalty = column(lambda v: v.pessimism), column(lambda v: v.penalty)
-        self.weighs = any(v.advantage_weight > 0 for v in variants)
-        self.spread = torch.full((self.count,), 0.2, device=device)
-        kinds = sorted({(v.set, v.discount) for v in variants})
-        self.returns = torch.stack([data.returns(*kind) for kind in kinds])
-        self.kind = torch.tensor([kinds.index((v.set, v.discount)) for v in variants])
-        own = [self.returns[k, :n] for k, n in zip(self.kind, self.rows.cpu(), strict=True)]
+        self.spread = torch.full((self.count,), 0.2, device=self.device)
+
+    def set_returns(self) -> list[Tensor]:
+        """Discounted returns, once for each set and discount; those of each replica's set."""
+        kinds = sorted({(v.set, v.discount) for v in self.variants})
+        self.returns = torch.stack([self.data.returns(*kind) for kind in kinds])
+        kind = torch.tensor([kinds.index((v.set, v.discount)) for v in self.variants])
+        own = [self.returns[k, :n] for k, n in zip(kind, self.rows.cpu(), strict=True)]
         self.unit = torch.stack([r.std(correction=0) for r in own])
         self.mean_value = torch.stack([r.mean() for r in own]) / self.unit
-        self.kind = self.kind.to(device)
-        self.shares = None
-        if any(v.return_temperature > 0 for v in variants):
-            shares = [data.shares(v.set, v.return_temperature) for v in variants]
-            self.shares = torch.stack(shares)
-        self.frequencies = FREQUENCIES.to(device)
+        self.kind = kind.to(self.device)
+        return own
+
+    def make_networks(self, generator: torch.Generator) -> None:
+        """Clones, actors that start as they, and critics."""
         widths = [ACTION_DIM + EMBEDDING + OBS_DIM, 256, 256, ACTION_DIM]
-        self.clone = initial_weights(self.count, widths, generator, device, norm=False)
+        self.clone = initial_weights(self.count, widths, generator, self.device, norm=False)
         self.average_clone = copies(self.clone)
         self.actor, self.average_actor = copies(self.clone), copies(self.clone)
         # one input more than there are: products of a multiple of eight are faster
-        widths = [OBS_DIM + ACTION_DIM + 1, *[256] * shape.critic_layers, shape.bins or 1]
-        members = self.count * shape.critics
-        self.critic = initial_weights(members, widths, generator, device, norm=True)
-        self.place_values(own)
-        self.target = copies(self.critic)
-        self.optimizers = {
-            "clone": self.adam(self.clone, 1e-3, weight_decay=2.5),
-            "actor": self.adam(self.actor, 3e-4),
-            "critic": self.adam(self.critic, 3e-4),
-        }
-        self.rates = {"clone": 1e-3, "actor": 3e-4, "critic": 3e-4}
-        self.scalars: dict[str, Tensor] = {}
-        self.graphs: dict[bool, torch.cuda.CUDAGraph] = {}
-        self.eager_updates = {True: 0, False: 0}
-        levels = (
-            SIGMA_MIN ** (1 / 7)
-            + torch.arange(LEVELS) / (LEVELS - 1) * (SIGMA_MAX ** (1 / 7) - SIGMA_MIN ** (1 / 7))
-        ) ** 7
-        cdf = torch.special.ndtr((levels.log() + 1.1) / 2.0)
-        self.levels = levels.to(device)
-        self.level_shares = (cdf.diff().cumsum(0) / cdf.diff().sum()).to(device)
-        self.sobol = sobol_normal(32).to(device)
+        hidden = [256] * self.shape.critic_layers
+        widths = [OBS_DIM + ACTION_DIM + 1, *hidden, self.shape.bins or 1]
+        members = self.count * self.shape.critics
+        self.critic = initial_weights(members, widths, generator, self.device, norm=True)
 
     def set_length(self, total: int) -> None:
         """Let schedules end after `total` updates."""
@@ -163,15 +154,6 @@ class Replicas:
         steps = torch.arange(self.shape.bins, device=self.device) + 0.5
         centers = self.lowest[:, None] + self.width[:, None] * steps
         self.centers = centers.repeat_interleave(self.shape.critics, 0)[:, None]
-
-    def adam(self, weights: Weights, rate: float, weight_decay: float = 0.0) -> torch.optim.AdamW:
-        """AdamW; `weight_decay` is that of the whole training."""
-        for weight in weights:
-            weight.requires_grad_()
-        cuda = self.device == "cuda"
-        lr: Tensor | float = torch.tensor(rate, device=self.device) if cuda else rate
-        decay = weight_decay / (rate * self.total * 0.505)
-        return torch.optim.AdamW(weights, lr=lr, weight_decay=decay, fused=True, capturable=cuda)
 
     # Functions of the networks ----------------------------------------------------------------
 
@@ -209,16 +191,11 @@ class Replicas:
             out = (out.softmax(-1) * self.centers).sum(-1, keepdim=True)
         return out.view(self.count, self.shape.critics, -1)
 
-    # One update -------------------------------------------------------------------------------
+    # Losses -----------------------------------------------------------------------------------
 
     def pick(self, column: Tensor, index: Tensor) -> Tensor:
         """Rows of each replica's set: (S, N, …), (R, B) → (R, B, …)."""
         return column[self.row[:, None], index]
-
-    def uniform_index(self) -> Tensor:
-        """(R, B) int64."""
-        uniform = torch.rand(self.count, self.shape.batch, device=self.device)
-        return (uniform * self.rows[:, None]).long()
 
     @torch.no_grad()
     def target_of(self, index: Tensor, warm: bool) -> Tensor:
@@ -242,9 +219,8 @@ class Replicas:
         value = value - self.penalty[:, None] * (actions - anchor).square().sum(-1)
         return returns / self.unit[:, None] + factor * (1 - terminal) * value
 
-    def critic_loss(self, warm: bool) -> Tensor:
-        """Summed over replicas and critics."""
-        index = self.uniform_index()
+    def critic_loss(self, index: Tensor, warm: bool) -> Tensor:
+        """Of the rows (R, B), summed over replicas and critics."""
         obs, actions = self.pick(self.data.observations, index), self.pick(self.data.actions, index)
         y = self.target_of(index, warm)
         if not self.shape.bins:
@@ -302,93 +278,15 @@ class Replicas:
         self.scalars["slope"], self.scalars["q"] = length, q.detach().mean(1)
         return (loss.mean(1) / radius.clamp_min(1e-3)).sum()
 
-    def update(self, warm: bool) -> None:
-        """One update of everything; in the warm-up of critics and clones alone."""
-        self.minimize("critic", self.critic, self.critic_loss(warm))
-        torch._foreach_lerp_(self.target, [w.detach() for w in self.critic], 0.005)
-        index = self.imitated_index()
-        obs, actions = self.pick(self.data.observations, index), self.pick(self.data.actions, index)
-        noise = [torch.randn(*index.shape, ACTION_DIM, device=self.device) for _ in range(2)]
-        with torch.no_grad():
-            own = [self.one_call(self.average_clone, z, obs) for z in noise]
-            spread = (own[0] - own[1]).norm(dim=-1).mean(1) / 2
-            self.spread.lerp_(spread, 0.01)
-            self.scalars["spread"] = spread
-        plain = warm or not self.weighs
-        weights = 1.0 if plain else self.advantage_weights(obs, actions, own)
-        self.minimize("clone", self.clone, self.clone_loss(obs, actions, weights))
-        decay = torch.clamp((1 + self.at) / (10 + self.at), max=0.999)
-        for average, weight in zip(self.average_clone, self.clone, strict=True):
-            average.lerp_(weight.detach(), 1 - decay)
-        if warm:
-            return
-        self.minimize("actor", self.actor, self.actor_loss(obs, noise[0], own[0]))
-        for average, weight in zip(self.average_actor, self.actor, strict=True):
-            average.lerp_(weight.detach(), 1 - decay)
-
-    def imitated_index(self) -> Tensor:
-        """(R, B) int64, drawn by the weights of returns where there are any."""
-        if self.shares is None:
-            return self.uniform_index()
-        shape = (self.count, self.shape.batch)
-        uniform = torch.rand(shape, dtype=torch.float64, device=self.device)
-        drawn = torch.searchsorted(self.shares, uniform, right=True)
-        return torch.minimum(drawn, self.rows[:, None] - 1)
-
-    def minimize(self, name: str, weights: Weights, loss: Tensor) -> None:
-        """One step of AdamW, at a rate that falls to a hundredth by a cosine."""
-        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-            weight.grad = gradient
-        cosine = (1 + torch.cos(math.pi * self.at / self.total_at)) / 2
-        rate = self.rates[name] * cosine.clamp_min(0.01)
-        for group in self.optimizers[name].param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].copy_(rate)
-            else:
-                group["lr"] = float(rate)
-        self.optimizers[name].step()
-
-    def train(self, updates: int) -> None:
-        """So many updates; on a GPU as CUDA graphs, one for the warm-up and one for the rest."""
-        for _ in range(updates):
-            if self.step == self.warm_up:  # actors start as their clones
-                for own, other in ((self.actor, self.clone),
-                                   (self.average_actor, self.average_clone)):  # fmt: skip
-                    with torch.no_grad():
-                        torch._foreach_copy_(own, [w.detach() for w in other])
-            self.one_update(self.step < self.warm_up)
-            self.step += 1
-
-    def one_update(self, warm: bool) -> None:
-        """An eager update, or a graph's replay once three eager ones have allocated memory."""
-        if self.device == "cpu":
-            self.update(warm)
-            self.at += 1
-        elif warm in self.graphs:
-            self.graphs[warm].replay()
-        elif self.eager_updates[warm] < 3:
-            self.eager_updates[warm] += 1
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                self.update(warm)
-                self.at += 1
-            torch.cuda.current_stream().wait_stream(stream)
-        else:
-            self.graphs[warm] = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graphs[warm]):
-                self.update(warm)
-                self.at += 1
-            self.graphs[warm].replay()
-
 
 def copies(weights: Weights) -> Weights:
     """Detached copies."""
     return [weight.detach().clone() for weight in weights]
 
 
-def sobol_normal(count: int) -> Tensor:
-    """Even draws of N(0, 1), (count, ACTION_DIM)."""
-    engine = torch.quasirandom.SobolEngine(ACTION_DIM, scramble=True, seed=0)
-    uniform = engine.draw(count, dtype=torch.float64) + 2.0 ** -(engine.MAXBIT + 1)
-    return torch.special.ndtri(uniform).float()
+def intervals() -> tuple[Tensor, Tensor]:
+    """iCT's noise levels, (LEVELS,), and how often the intervals up to each are drawn."""
+    low, high = SIGMA_MIN ** (1 / 7), SIGMA_MAX ** (1 / 7)
+    levels = (low + torch.arange(LEVELS) / (LEVELS - 1) * (high - low)) ** 7
+    cdf = torch.special.ndtr((levels.log() + 1.1) / 2.0)
+    return levels, cdf.diff().cumsum(0) / cdf.diff().sum()
