@@ -76,7 +76,7 @@ def train(python: str, name: str, directory: Path, updates: int) -> float:
 def names_in(tree: Any) -> Iterator[str]:
     """The names of the tensors in the tree of a checkpoint, in its order."""
     if isinstance(tree, dict):
-        if tree.keys() == {"__tensor__"}:
+        if "__tensor__" in tree:
             yield tree["__tensor__"]
         else:
             for child in tree.values():

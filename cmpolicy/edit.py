@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from cmpolicy.cli.command import resolve_device, run
@@ -26,8 +26,10 @@ from cmpolicy.images.editing_tasks import (
     seeded,
 )
 from cmpolicy.images.figures import draw_sheet
-from cmpolicy.images.folder import read_picture
 from cmpolicy.images.model import ImageModel, load_image_model
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 log = logging.getLogger("cmpolicy")
 
@@ -132,6 +134,8 @@ def read_sized(path: str, width: int, height: int) -> Image.Image:
     Raises:
         InputError: if it is none, or of another size.
     """
+    from cmpolicy.images.folder import read_picture
+
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}, expected a picture")
     picture = read_picture(Path(path))

@@ -23,15 +23,11 @@ from cmpolicy.cli.command import resolve_device, run
 from cmpolicy.cli.resume import resumed_config
 from cmpolicy.errors import InputError
 from cmpolicy.images.config import ImageConfig
-from cmpolicy.images.task import ImageTask
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.seeds import OfflineRLSeeds
 from cmpolicy.rl.seeds_report import SeedsReporter
 from cmpolicy.rl.task import OfflineRL
-from cmpolicy.toys.bandit import BanditTask
 from cmpolicy.toys.config import ToyConfig
-from cmpolicy.toys.dataset import Bandit, find_toy
-from cmpolicy.toys.task import ToyTask
 from cmpolicy.training.distributed import Ranks
 from cmpolicy.training.loop import GrowingDataset, Schedule, TrainingLoop
 from cmpolicy.training.random_state import RandomState
@@ -50,14 +46,17 @@ def make_task(config: AnyConfig, device: torch.device, ranks: Ranks) -> Task | O
         InputError: if several processes are to train what one trains.
     """
     if isinstance(config, ImageConfig):
+        from cmpolicy.images.task import ImageTask  # with optional packages, and slow
+
         return ImageTask(config, device, ranks)
     if ranks.size > 1:
         raise InputError(
             "torchrun trains images; start this with python -m cmpolicy.train, once a seed"
         )
     if isinstance(config, ToyConfig):
-        bandit = isinstance(find_toy(config.toy), Bandit)
-        return BanditTask(config, device) if bandit else ToyTask(config, device)
+        from cmpolicy.toys.task import make_toy_task  # likewise
+
+        return make_toy_task(config, device)
     return OfflineRL(config, device) if config.seeds is None else OfflineRLSeeds(config, device)
 
 

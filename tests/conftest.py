@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from cmpolicy.training.run_directory import RunDirectory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start
 torch.set_num_threads(1)
@@ -27,3 +32,26 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "MINARI_REMOTE"):
         monkeypatch.delenv(variable, raising=False)
     return d4rl, minari
+
+
+@pytest.fixture
+def killed_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """killed_after(step): a context in which a run dies once it has saved that step."""
+
+    class Killed(Exception):
+        pass
+
+    @contextmanager
+    def context(stop: int) -> Iterator[None]:
+        saved = RunDirectory.save_checkpoint
+
+        def save(self: RunDirectory, name: str, state: Any) -> None:
+            saved(self, name, state)
+            if name == "last" and state["step"] == stop:
+                raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(RunDirectory, "save_checkpoint", save)
+            yield
+
+    return context

@@ -1,1 +1,1 @@
-"""What images and toys share: a teacher, a student, and the learner that trains both."""
+"""Generative models that toys and images share: teacher, student and the learner of both."""

@@ -1,4 +1,4 @@
-"""A loss and the training that suits it, as a configuration."""
+"""Configure a loss and its training."""
 
 from __future__ import annotations
 
@@ -23,30 +23,28 @@ ALL_LOSSES: dict[str, Callable[..., Loss]] = {**LOSSES, **DISTILLATIONS, **DIFFU
 
 @dataclass
 class LossConfig:
-    """A loss and the training that suits it.
+    """A loss and its training.
 
     Attributes:
-        name: in LOSSES or DISTILLATIONS of `cmpolicy.consistency.losses`; ``edm`` trains a teacher
-            and nothing after it.
-        options: hyperparameters of that loss.
+        name: a loss of `cmpolicy.consistency.losses`; ``edm`` trains only a teacher.
+        options: hyperparameters of the loss.
         parameterization: ``karras`` or ``trigflow``.
-        teacher_steps: the first updates of the run, which train an EDM denoiser. A distillation
-            has it as its teacher; any other loss begins with its weights. 0 for none.
+        teacher_steps: number of first updates that train an EDM teacher. A distillation distils
+            it; any other loss starts from its weights.
         optimizer: ``adam`` or ``radam``.
-        betas: of the optimiser. The target moves: Adam's usual 0.999 remembers gradients for too
-            long.
-        learning_rate: at its peak.
-        warmup: updates over which it rises.
-        schedule: what it does then, once for the teacher and once for the student: falls to 0
-            along a ``cosine``, or stays ``constant``.
-        max_grad_norm: to which longer gradients are cut; null for any length.
-        ema_decay: of the averaged networks that sample, distil and are evaluated, an update.
-        other_ema_decays: of further averages, kept to be compared.
-        stable_target: denoising and consistency training against the denoiser of the batch in
-            place of each sample, see `batch_denoiser`.
-        adaptive_weight: weigh noise levels by a learned function, which in few dimensions harms.
-        perceptual: compare images by the features of a classifier, in place of the loss's own
-            metric; see `PerceptualDistance`.
+        betas: of the optimiser. The target moves, so Adam's usual 0.999 remembers gradients for
+            too long.
+        learning_rate: its peak.
+        warmup: number of updates over which the learning rate rises linearly.
+        schedule: ``cosine`` falls to 0 over the updates of the teacher, and again over those of
+            the student; ``constant`` stays.
+        max_grad_norm: clips gradients to this norm; null does not clip.
+        ema_decay: of the averaged weights, per update; they sample, distil and are evaluated.
+        other_ema_decays: of further averages, kept for comparison.
+        stable_target: replaces each sample's own target by the denoiser of the batch, see
+            `batch_denoiser`.
+        perceptual: compares images by features of a classifier instead of the loss's own metric,
+            see `PerceptualDistance`.
     """
 
     name: str = "scd"
@@ -62,7 +60,6 @@ class LossConfig:
     ema_decay: float = 0.999
     other_ema_decays: list[float] = field(default_factory=list)
     stable_target: bool = False
-    adaptive_weight: bool = False
     perceptual: bool = False
 
     def __post_init__(self) -> None:
@@ -76,25 +73,17 @@ class LossConfig:
                 raise ValueError(
                     f"unknown loss.{key} {getattr(self, key)!r}, expected one of {', '.join(names)}"
                 )
-        self.check_ranges()
+        self._check_ranges()
         try:
             loss = self.make_loss()
         except TypeError as error:
             raise ValueError(f"loss.options do not fit {self.name}: {error}") from None
         if self.perceptual and not isinstance(loss, DiscreteConsistency):
-            raise ValueError(f"loss.perceptual: {self.name} compares no two pictures")
+            raise ValueError(f"loss.perceptual: {self.name} does not compare two images")
         if self.perceptual and "metric" in self.options:
-            raise ValueError("loss.perceptual and loss.options.metric exclude each other")
+            raise ValueError("give either loss.perceptual or loss.options.metric, not both")
 
-    def make_loss(self, perceptual: Metric | None = None) -> Loss:
-        """What `name` and `options` describe, with the metric that `perceptual` asks for."""
-        loss = ALL_LOSSES[self.name](**self.options)
-        if isinstance(loss, DiscreteConsistency) and perceptual is not None:
-            return dataclasses.replace(loss, metric=perceptual)
-        return loss
-
-    def check_ranges(self) -> None:
-        """Raise ValueError for a number out of its range."""
+    def _check_ranges(self) -> None:
         decays = [self.ema_decay, *self.other_ema_decays]
         if self.teacher_steps < 0 or self.learning_rate <= 0 or self.warmup < 1:
             raise ValueError(f"need teacher_steps ≥ 0, learning_rate > 0 and warmup ≥ 1: {self}")
@@ -109,16 +98,23 @@ class LossConfig:
 
     @property
     def distils(self) -> bool:
-        """Whether the loss needs a teacher to its end."""
+        """Whether the loss needs a teacher throughout."""
         return self.name in DISTILLATIONS
 
     @property
     def only_teacher(self) -> bool:
-        """Whether there is no student."""
+        """Whether the loss trains a teacher and no student."""
         return self.name in DIFFUSIONS
 
+    def make_loss(self, perceptual: Metric | None = None) -> Loss:
+        """Build the loss; a discrete loss measures with `perceptual` if it is given."""
+        loss = ALL_LOSSES[self.name](**self.options)
+        if isinstance(loss, DiscreteConsistency) and perceptual is not None:
+            return dataclasses.replace(loss, metric=perceptual)
+        return loss
+
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser of a network."""
+        """Build the optimiser of the parameters that require gradients."""
         trained = [q for q in parameters if q.requires_grad]
         betas = (self.betas[0], self.betas[1])
         if self.optimizer == "radam":
@@ -126,6 +122,6 @@ class LossConfig:
         return torch.optim.Adam(trained, self.learning_rate, betas=betas, fused=True)
 
     def learning_rate_at(self, k: int, steps: int) -> float:
-        """Of update k of `steps`."""
+        """Return the learning rate of update k of `steps`."""
         decay = 0.5 * (1 + math.cos(math.pi * k / steps)) if self.schedule == "cosine" else 1.0
         return self.learning_rate * min(1.0, (k + 1) / self.warmup) * decay

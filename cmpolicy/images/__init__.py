@@ -1,1 +1,1 @@
-"""Images: data, networks, training, metrics, sampling and editing."""
+"""Generative models of images: data, network, training, metrics, sampling and editing."""

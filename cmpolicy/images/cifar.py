@@ -1,4 +1,4 @@
-"""The three ways in which CIFAR-10 is handed on: binary batches, Python batches, PNG sheets."""
+"""Read CIFAR-10 in its three formats: binary batches, pickled Python batches and PNG sheets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, needs_extra, one_line
 from cmpolicy.images.files import checked_labels
 
 SHAPE = (3, 32, 32)
@@ -23,12 +22,12 @@ CifarBatch = tuple[NDArray[np.uint8], NDArray[np.int64]]  # (N, C, H, W), (N,)
 
 
 def read_binary_batch(path: Path) -> CifarBatch:
-    """A `.bin` file: of each image one byte of label, then its red, green and blue pixels.
+    """Read a `.bin` file: per image one byte of label, then red, green and blue pixels.
 
     Source: https://www.cs.toronto.edu/~kriz/cifar.html
 
     Raises:
-        InputError: cut short, or a label out of range.
+        InputError: for a file that is cut short, or a label out of range.
     """
     content = np.fromfile(path, np.uint8)
     if not content.size or content.size % (1 + BYTES):
@@ -42,69 +41,69 @@ def read_binary_batch(path: Path) -> CifarBatch:
 
 
 def read_python_batch(path: Path) -> CifarBatch:
-    """A pickled dictionary of `data` (N, 3072) uint8 and `labels`, a list of N integers.
+    """Read a pickled dictionary of `data` (N, 3072) uint8 and `labels`, a list of N integers.
 
-    The pickle cannot call anything: all it may name is the array that such a file holds, and a
-    stand-in receives that.
+    The pickle cannot call anything: it may only name NumPy's array, and stand-ins receive that.
 
     Raises:
-        InputError: it names anything else, is cut short, lacks a key, or does not fit.
+        InputError: for any other name, a damaged file, a missing key, or a wrong shape or label.
     """
     try:
         found = _BatchUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
     except InputError as error:
         raise InputError(f"{path} {error}") from None
-    except Exception as error:  # a damaged pickle fails in every way there is
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # a damaged pickle can raise anything
         raise InputError(
-            f"{path} is damaged or no batch of CIFAR-10 ({reason}); download or copy it again"
+            f"{path} is damaged or not a CIFAR-10 batch ({one_line(error)}); download or copy it "
+            "again"
         ) from None
     batch = {_text(key): value for key, value in found.items()} if isinstance(found, dict) else {}
     data = getattr(batch.get("data"), "values", None)
     if data is None or data.ndim != 2 or data.shape[1] != BYTES or "labels" not in batch:
         raise InputError(
             f"{path} holds {', '.join(map(str, batch)) or 'no dictionary'}, expected data "
-            f"(N, {BYTES}) uint8 and labels, as CIFAR-10's batches have"
+            f"(N, {BYTES}) uint8 and labels, as in CIFAR-10's batches"
         )
     labels = checked_labels(str(path), batch["labels"], len(data), CLASSES)
     return np.ascontiguousarray(data).reshape(-1, *SHAPE), labels
 
 
 def read_png_sheet(path: Path) -> NDArray[np.uint8]:
-    """A sheet whose every row is an image: 1024 RGB pixels, line after line. (N, 3, 32, 32).
+    """Read a PNG in which each row of 1024 RGB pixels is an image, as (N, 3, 32, 32).
 
     Raises:
-        InputError: no picture, or of another width or mode.
+        InputError: for a damaged file, another width or mode, or a missing Pillow.
     """
+    with needs_extra("images"):
+        from PIL import Image
     try:
-        with Image.open(path) as sheet:
+        with Image.open(path, formats=("PNG",)) as sheet:
             mode, width = sheet.mode, sheet.width
             if (mode, width) == ("RGB", PIXELS):
                 pixels = np.asarray(sheet).reshape(-1, 32, 32, 3)
                 return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{path} is cut short or no picture ({reason}); download or copy it again"
+            f"{path} is cut short or not a PNG ({one_line(error)}); download or copy it again"
         ) from None
     raise InputError(f"{path} is {width} pixels wide in mode {mode}, expected {PIXELS} in RGB")
 
 
 def read_json_labels(path: Path, count: int) -> NDArray[np.int64]:
-    """The labels of `count` images, a JSON list of integers.
+    """Read the labels of `count` images from a JSON list of integers.
 
     Raises:
-        InputError: no JSON, another number of them, or one out of range.
+        InputError: for invalid JSON, or a wrong number or value of labels.
     """
     try:
         labels = json.loads(path.read_bytes())
     except ValueError as error:
-        raise InputError(f"{path} is cut short or no JSON ({error})") from None
+        raise InputError(f"{path} is cut short or not JSON ({error})") from None
     return checked_labels(str(path), labels, count, CLASSES)
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Knows three names, those of a pickled array, and gives stand-ins of ours for them."""
+    """Resolve only the names of a pickled array, to harmless stand-ins."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = {
@@ -116,28 +115,28 @@ class _BatchUnpickler(pickle.Unpickler):
         found = known.get(f"{module}.{name}")
         if found is None:
             raise InputError(
-                f"asks for {module}.{name}, which no batch of CIFAR-10 holds; it was not run. "
+                f"asks for {module}.{name}, which no CIFAR-10 batch contains; it was not run. "
                 "Get the data from a source you trust"
             )
         return found
 
     def persistent_load(self, pid: Any) -> Any:
-        raise InputError("refers to something outside the file, which no batch of CIFAR-10 does")
+        raise InputError("refers to data outside the file, which no CIFAR-10 batch does")
 
 
 class _PickledDtype:
-    """What `numpy.dtype("u1")` is pickled as."""
+    """Stand-in for `numpy.dtype("u1")`."""
 
     def __init__(self, code: object, *_: object) -> None:
         if _text(code) != "u1":
             raise InputError(f"holds an array of {code!r}, expected bytes (u1)")
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and alignment, of which a byte has none."""
+        """Ignore byte order and alignment, which bytes do not have."""
 
 
 class _PickledArray:
-    """What an array is pickled as: created empty, then given its shape and its bytes."""
+    """Stand-in for a pickled array: created empty, then given its shape and bytes."""
 
     def __init__(self, *_: object) -> None:
         self.values: NDArray[np.uint8] | None = None
@@ -145,7 +144,7 @@ class _PickledArray:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, column_major, content = state
         if not isinstance(dtype, _PickledDtype):
-            raise InputError("holds an array without a type")
+            raise InputError("holds an array without a dtype")
         array = np.frombuffer(content, np.uint8)
         self.values = array.reshape(shape, order="F" if column_major else "C")
 

@@ -1,4 +1,4 @@
-"""A small classifier, trained in place on labelled images, for its features."""
+"""Train a small classifier on labelled images, for its features."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ FEATURES = 128
 CHANNELS = 32
 UPDATES, BATCH_SIZE = 800, 128
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 1e-2
-SIZE_IMAGES = 1000  # that tell how large features are
+SIZE_IMAGES = 1000  # images from which the size of the features is measured
 
 
 class LabelledImages(Protocol):
-    """What the classifier trains on."""
+    """Images to classify."""
 
     @property
     def images(self) -> Tensor: ...  # (N, C, H, W) uint8
@@ -39,11 +39,11 @@ class LabelledImages(Protocol):
 
 
 class ImageClassifier(nn.Module):
-    """Three convolutions and two linear maps, about 0.2M parameters on 28 × 28 pixels.
+    """Three convolutions and two linear layers, about 0.2M parameters for 28 × 28 pixels.
 
     Args:
         shape: (C, H, W) of an image, at least 4 pixels a side.
-        classes: how many.
+        classes: number of classes.
     """
 
     size: Tensor
@@ -64,14 +64,14 @@ class ImageClassifier(nn.Module):
         self.register_buffer("size", torch.ones(()))
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 → (B, 128), before the last nonlinearity, of mean square 1.
+        """Compute features (B, 128) of mean square 1 from images (B, C, H, W) uint8.
 
-        The cubic kernel of the KID, (xᵀy/D + 1)³, is made for features of that size.
+        The cubic kernel of the KID, (xᵀy/D + 1)³, expects features of that size.
         """
         return self.embed(images) / self.size
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        """Pixels between −1 and 1, (B, C, H, W) → what each convolution finds, (B, C', H', W')."""
+        """Compute each convolution's output (B, C', H', W') from pixels (B, C, H, W) in [−1, 1]."""
         found = []
         for layer in list(self.body)[:-1]:
             x = layer(x)
@@ -80,23 +80,18 @@ class ImageClassifier(nn.Module):
         return found
 
     def embed(self, images: Tensor) -> Tensor:
-        """The same as `features`, in the units of the weights."""
+        """Compute `features` before they are scaled, (B, 128)."""
         x: Tensor = self.hidden(self.body(images.float() / 127.5 - 1))
         return x
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 → (B, classes) logits."""
+        """Compute logits (B, classes) from images (B, C, H, W) uint8."""
         logits: Tensor = self.head(F.silu(self.embed(images)))
         return logits
 
-    @torch.no_grad()
-    def measure_size(self, images: Tensor) -> None:
-        """The root mean square of the features of these images."""
-        self.size.copy_(self.embed(images).square().mean().sqrt())
-
 
 def cache_directory() -> Path:
-    """`$CMPOLICY_CACHE`, or `~/.cache/cmpolicy`."""
+    """Return `$CMPOLICY_CACHE`, or `~/.cache/cmpolicy`."""
     return Path(os.environ.get("CMPOLICY_CACHE") or "~/.cache/cmpolicy").expanduser()
 
 
@@ -107,15 +102,15 @@ def trained_classifier(
     cache: Path | None = None,
     otherwise: str = "use efficientnet_lite0 or inception",
 ) -> tuple[ImageClassifier, str]:
-    """The classifier of a labelled dataset, from the cache or trained now, and what names it.
+    """Train the classifier of a labelled dataset, or load it from the cache.
 
-    Half a minute on one core for MNIST. The same data and seed give the same weights; torch's
-    global generator is left as it was.
+    Training takes half a minute on one core for MNIST. The same data and seed give the same
+    weights; torch's global generator is not changed.
 
     Args:
-        cache: a directory, by default `cache_directory()`; its files are named by a hash of data,
+        cache: directory, by default `cache_directory()`; files are named after a hash of data,
             seed and settings.
-        otherwise: what to do where there are no labels, for the error.
+        otherwise: advice for data without labels.
 
     Returns:
         The network in evaluation mode on the data's device, and that hash.
@@ -125,11 +120,10 @@ def trained_classifier(
     """
     if data.labels is None or data.classes < 2:
         raise InputError(
-            "a classifier needs a dataset with labels, and these images have no labels; "
-            f"{otherwise}"
+            f"the classifier needs labels, and these images have no labels; {otherwise}"
         )
     labels, device = data.labels, data.images.device
-    key = data_hash(data.images, labels, seed)
+    key = _data_hash(data.images, labels, seed)
     path = (cache or cache_directory()) / f"classifier-{key}.safetensors"
     shape = (data.images.shape[1], data.images.shape[2], data.images.shape[3])
     with torch.random.fork_rng(devices=[]):
@@ -140,7 +134,9 @@ def trained_classifier(
     else:
         log.info("training a classifier on %d images", len(labels))
         fit(network, data.images, labels, seed)
-        network.measure_size(data.images[:SIZE_IMAGES])
+        with torch.no_grad():
+            embedded = network.embed(data.images[:SIZE_IMAGES])
+            network.size.copy_(embedded.square().mean().sqrt())
         path.parent.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
         write_atomically(path, save(weights))
@@ -148,7 +144,7 @@ def trained_classifier(
 
 
 def fit(network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> None:
-    """Cross entropy, AdamW, a learning rate that falls along a cosine."""
+    """Minimise cross entropy with AdamW and a cosine learning rate."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, UPDATES)
@@ -161,8 +157,8 @@ def fit(network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> None:
         schedule.step()
 
 
-def data_hash(images: Tensor, labels: Tensor, seed: int) -> str:
-    """Sixteen hexadecimal digits of everything that the trained weights depend on."""
+def _data_hash(images: Tensor, labels: Tensor, seed: int) -> str:
+    """Hash everything that the trained weights depend on, to 16 hexadecimal digits."""
     training = (UPDATES, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, SIZE_IMAGES)
     settings = (FEATURES, CHANNELS, *training, seed)
     digest = hashlib.sha256(repr((settings, tuple(images.shape))).encode())

@@ -1,4 +1,4 @@
-"""Every key of an image run and of sampling, its type, its default and its range."""
+"""Define every key of an image run, of sampling, editing and metrics: type, default and range."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from cmpolicy.cli.run_config import (
 )
 from cmpolicy.consistency.solvers import SOLVERS
 from cmpolicy.generative.loss_config import LossConfig
-from cmpolicy.images.unet import UNetConfig
+
+RESAMPLERS = ("pool", "fir")
+GROUP_CHANNELS = 4  # channels per group of a normalisation, at least
 
 
 @dataclass
 class ImageDataConfig:
-    """Images to learn.
+    """Training images.
 
     Attributes:
-        name: a name in `cmpolicy.images.dataset.IMAGE_DATASETS`.
-        root: where its files lie; null looks in the cache, then downloads.
-        flip: mirror half of the images; null for what is usual for the dataset.
-        size: pixels of a side, to which images are resized and cropped; null leaves them.
+        name: one of `cmpolicy.images.dataset.IMAGE_DATASETS`.
+        root: directory or file of the images; null looks in the cache, then downloads.
+        flip: mirrors half of the images; null for the dataset's own default.
+        size: crops and resizes images to `size` × `size` pixels; null keeps their size.
     """
 
     name: str = "digits"
@@ -40,13 +42,51 @@ class ImageDataConfig:
 
 
 @dataclass
-class ImageEvalConfig:
-    """Comparison of samples with images.
+class UNetConfig:
+    """Size of the U-Net.
 
     Attributes:
-        every: updates between two comparisons.
-        samples: of each during training.
-        final_samples: of the last and the best checkpoint at the end.
+        channels: at the first resolution.
+        multipliers: of the channels, one per resolution; each resolution is half the previous one.
+        blocks: residual blocks per resolution on the way down; one more on the way up.
+        attention: resolutions with self-attention, in pixels of the image divided by `patch`.
+        patch: side of the pixel patches that enter as channels of one point. With 2, images of
+            28×28 pixels are processed at 14×14, at a quarter of the cost.
+        resample: ``pool`` (2×2 means down, nearest neighbour up) or ``fir`` (filter [1, 3, 3, 1],
+            which distinguishes NCSN++ from DDPM++: Karras et al. 2022).
+        dropout: probability, in the residual blocks.
+    """
+
+    channels: int = 64
+    multipliers: list[int] = field(default_factory=lambda: [1, 2])
+    blocks: int = 1
+    attention: list[int] = field(default_factory=list)
+    patch: int = 1
+    resample: str = "pool"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive = (self.channels, self.blocks, self.patch, *self.multipliers)
+        if not self.multipliers or min(positive) < 1 or self.channels % GROUP_CHANNELS:
+            raise ValueError(
+                "a network needs multipliers, blocks and patch of at least 1 and channels in "
+                f"multiples of {GROUP_CHANNELS}, got {self}"
+            )
+        if self.resample not in RESAMPLERS or not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"need resample in {', '.join(RESAMPLERS)} and 0 ≤ dropout < 1, got "
+                f"{self.resample!r} and {self.dropout}"
+            )
+
+
+@dataclass
+class ImageEvalConfig:
+    """Evaluation of samples against training images.
+
+    Attributes:
+        every: updates between two evaluations.
+        samples: number of samples in an evaluation during training.
+        final_samples: number of samples of the last and of the best checkpoint.
     """
 
     every: int = 1_000
@@ -62,18 +102,18 @@ class ImageConfig(RunConfig):
     """Images: `python -m cmpolicy.train --config-name image data=NAME image_loss=LOSS`.
 
     Attributes:
-        data: the images; a file in configs/data/, which sets a fitting network as well.
-        network: sizes of the U-Net.
-        conditional: train on class labels, where the images have some.
-        label_dropout: share of the labels that training hides, so that the model also samples
-            without one.
-        loss: see `LossConfig`; a file in configs/image_loss/.
-        teacher: an image run whose teacher is distilled, or whose weights the student begins with,
-            in place of training one first.
-        sigma_min, sigma_max: ends of the noise levels, where the data has σ_d = 0.5.
+        data: the training images; files in configs/data/ also set a network that suits them.
+        network: size of the U-Net.
+        conditional: trains on class labels if the images have any.
+        label_dropout: fraction of labels hidden in training, so that the model can also sample
+            without a label.
+        loss: see `LossConfig`; files in configs/image_loss/.
+        teacher: run directory of a trained teacher, to distil or to start from; null trains one if
+            the loss needs it.
+        sigma_min, sigma_max: range of noise levels, for data with σ_d = 0.5.
         batch_size: of one update, over all processes.
-        accumulate: pieces in which a process takes its part of a batch, to save memory.
-        precision: in ``bf16`` all of a network is, but for its normalisations.
+        accumulate: number of pieces each process splits its batch into, to save memory.
+        precision: ``bf16`` computes everything but the normalisations in bfloat16.
     """
 
     AUTO_PRECISION: ClassVar[tuple[str, ...]] = ("bf16", "fp32")
@@ -101,38 +141,37 @@ class ImageConfig(RunConfig):
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must be between 0 and 1, got {self.label_dropout}")
         if self.loss.stable_target:
-            raise ValueError("loss.stable_target is for few dimensions, not for images")
+            raise ValueError("loss.stable_target works in few dimensions, not for images")
         if self.teacher is not None and self.loss.only_teacher:
-            raise ValueError(f"loss.name={self.loss.name} trains a teacher and takes none")
+            raise ValueError(f"loss.name={self.loss.name} trains a teacher; leave teacher= out")
 
 
 @dataclass
 class SampleConfig:
-    """`python -m cmpolicy.sample run=RUN`.
+    """Sampling: `python -m cmpolicy.sample run=RUN`.
 
     Attributes:
-        run: a run of images.
+        run: run directory of an image run.
         checkpoint: ``last`` or ``best``.
-        model: ``student`` or ``teacher``; null for the student where there is one.
-        ema: decay of the averaged weights; null for the one that training evaluated.
-        num_samples: how many.
-        seed: of the first sample; sample i has the seed `seed` + i and depends on nothing else.
-        label: of all samples; null for all classes in turn.
-        unconditional: sample without labels.
-        batch_size: how many at once.
-        steps: of the sampler: Heun's steps of a teacher, network calls of a student; with `ts`
-            the length of the Karras grid that these are indices of.
-        ts: indices into the Karras grid of `steps` levels, 0 the noisiest, as OpenAI counts.
-        levels: noise levels of a student, decreasing, where the data has σ_d = 0.5.
+        model: ``student`` or ``teacher``; null for the student if there is one.
+        ema: decay of the averaged weights; null for those that training evaluated.
+        num_samples: number of samples.
+        seed: of the first sample; sample i has seed `seed` + i and depends on nothing else.
+        label: class of all samples; null cycles through all classes.
+        unconditional: samples without labels.
+        batch_size: number of samples computed at once.
+        steps: Heun steps of a teacher, or network calls of a student; with `ts` the length of the
+            Karras grid.
+        ts: indices into a Karras grid of `steps` levels, 0 the noisiest, as OpenAI counts them.
+        levels: decreasing noise levels of a student, for data with σ_d = 0.5.
         solver: of a teacher, ``heun`` or ``euler``.
         churn, churn_min, churn_max, churn_noise: of a teacher: Karras et al. 2022, Algorithm 2.
-        out: the .npz; null for one below the run.
-        columns: of the sheet; null for as many as make it about square.
-        sheet_samples: samples on the sheet, at most.
-        precision: as in training; in ``fp32`` a picture does not change with its neighbours.
-        device: as in training.
-        threads: as in training.
-        progress: show a progress bar.
+        out: path of the .npz; null for one in the run directory.
+        columns: of the PNG sheet; null for a sheet that is about square.
+        sheet_samples: maximum number of samples on the sheet.
+        precision: as in training; with ``fp32`` a sample does not depend on its batch.
+        device, threads: as in training.
+        progress: shows a progress bar.
     """
 
     run: str = MISSING
@@ -175,29 +214,26 @@ class SampleConfig:
 
 @dataclass
 class EditConfig:
-    """`python -m cmpolicy.edit run=RUN`.
+    """Editing: `python -m cmpolicy.edit run=RUN`.
 
     Attributes:
-        run: a run of images with a student.
-        checkpoint: ``last`` or ``best``.
-        ema: decay of the averaged weights; null for the one that training evaluated.
-        task: a name in `cmpolicy.images.editing_tasks.TASKS`, or ``all`` that fit the images.
-        picture: a file; null for pictures of the data.
-        degrade: spoil the picture first; false for one that is grey, small, noisy or drawn
-            already.
-        pictures: how many of the data, where no file is given.
-        split: of the data, ``test`` or ``train``.
-        mask: of inpainting, a file of the same size, white where to paint; null for the middle.
+        run: run directory of an image run with a student.
+        checkpoint, ema: as in sampling.
+        task: one of `cmpolicy.images.editing_tasks.TASKS`, or ``all`` that fit the images.
+        picture: an image file; null takes images of the dataset.
+        degrade: degrades the image first; false if it is already grey, small, noisy or drawn.
+        pictures: number of dataset images.
+        split: of the dataset, ``test`` or ``train``.
+        mask: image file of the same size for inpainting, white where to paint; null for the centre.
         factor: of super-resolution; null for 4, or 2 below 16 pixels a side.
-        noise: of denoising, standard deviation where pixels lie between −1 and 1.
-        start: noise level at which strokes and interpolations of pictures begin, where the data
-            has σ_d = 0.5: near 0 nothing changes, at σ_max nothing stays.
+        noise: standard deviation of the noise to remove, for pixels between −1 and 1.
+        start: noise level at which strokes and interpolations start, for data with σ_d = 0.5. Near
+            0 nothing changes; at σ_max nothing is kept.
         steps: network calls.
-        label: class of all pictures; null for that of each picture.
-        seed: of the noise of the first picture; each has its own.
-        out: the PNG; null for one below the run.
-        device: as in training.
-        threads: as in training.
+        label: class of all images; null for each image's own.
+        seed: of the noise of the first image; image i has seed `seed` + i.
+        out: path of the PNG; null for one in the run directory.
+        device, threads: as in training.
     """
 
     run: str = MISSING
@@ -230,7 +266,7 @@ class EditConfig:
 
 @dataclass
 class ComparedImages:
-    """What pictures are compared with; null for what the run was trained on.
+    """Images to compare samples with; null for the run's training images.
 
     Attributes:
         name, root, size: as in training.
@@ -243,24 +279,23 @@ class ComparedImages:
 
 @dataclass
 class ImageMetricsConfig:
-    """The part of `python -m cmpolicy.evaluate` that images have.
+    """Keys of `python -m cmpolicy.evaluate` that images use.
 
     Attributes:
-        run: a run directory of an agent or of images.
+        run: run directory of an agent or of images.
         checkpoint: ``last`` or ``best``.
-        seed: the first episode's, or sample's.
-        steps: network calls an action, null for what the policy was trained with; or a sample,
-            null for 1, 2, 5, and the teacher's.
+        seed: of the first episode or sample.
+        steps: network calls per action, null for those of training; or per sample, null for 1, 2,
+            5 and the teacher's.
         device: as in training.
-        npz: pictures to compare in place of a run's, as `cmpolicy.sample` writes them.
-        data: what to compare them with.
-        extractor: a name in `cmpolicy.images.extractors.EXTRACTORS`; only the distance on
-            ``inception`` is the FID.
-        weights: a file with the extractor's weights; null for that of an installed package.
-        reference: a file with mu and sigma to compare with, in place of the data.
-        save_reference: where to write such a file.
-        num_samples: of each sampler of a run.
-        batch_size: how many at once.
+        npz: file of samples, as `cmpolicy.sample` writes it, instead of a run.
+        data: the images to compare with.
+        extractor: one of `cmpolicy.images.extractors.EXTRACTORS`; only ``inception`` gives the FID.
+        weights: file of the extractor's weights; null for those of an installed package.
+        reference: file with mu and sigma, instead of `data`.
+        save_reference: path to write such a file to.
+        num_samples: number of samples per sampler.
+        batch_size: number of samples computed at once.
     """
 
     run: str | None = None
@@ -278,9 +313,8 @@ class ImageMetricsConfig:
     batch_size: int = 250
 
     def __post_init__(self) -> None:
-        check_positive(self, "num_samples", "batch_size")
-        if self.steps is not None:
-            check_positive(self, "steps")
+        given = ["steps"] if self.steps is not None else []
+        check_positive(self, "num_samples", "batch_size", *given)
         check_seed(self.seed)
         check_checkpoint(self.checkpoint)
 

@@ -1,4 +1,4 @@
-"""Images on the device as uint8, drawn from in batches of float32 between −1 and 1."""
+"""Hold images as uint8 on the device and draw batches of float32 in [−1, 1] from them."""
 
 from __future__ import annotations
 
@@ -10,48 +10,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, needs_extra
 from cmpolicy.images.catalogue import PUBLISHED, read_published
 from cmpolicy.images.files import Pictures, check_images, checked_labels, read_npz
-from cmpolicy.images.folder import read_folder, resized, visible
 
 SPLITS = ("train", "test")
 ROOTS = {
-    "folder": "pictures lie, of one class in each subfolder",
-    "npz": "the file lies, or train.npz and test.npz",
+    "folder": "a folder of images, with one subfolder per class",
+    "npz": "a file, or a folder with train.npz and test.npz",
 }
 IMAGE_DATASETS = ("digits", *PUBLISHED, *ROOTS)
-HISTOGRAM_PIXELS = 1 << 24  # counted at once: NumPy counts in int64, eight bytes a pixel
+HISTOGRAM_PIXELS = 1 << 24  # pixels counted at once: NumPy's count needs eight bytes per pixel
 
 
 class ImageBatch(NamedTuple):
     """`B` images on one device."""
 
     x: Tensor  # (B, C, H, W) float32 in [-1, 1]
-    condition: Tensor | None  # (B,) int64 class labels, None for data without labels
+    condition: Tensor | None  # (B,) int64 class labels; −1 stands for a hidden label
 
 
 class ImageDataset:
-    """All images of one split on one device, sampled there.
+    """All images of one split on one device.
 
-    Batches are drawn with torch's global generator of that device, whose state is in a checkpoint.
+    Batches are drawn with torch's global generator of the device, whose state is in a checkpoint.
 
     Args:
         images: (N, C, H, W) uint8, C = 1 or 3.
         labels: (N,) integers from 0 to `len(class_names) - 1`, or None.
         class_names: of the labels.
-        flip: mirror half of the images of every batch, left to right.
+        flip: mirrors a random half of every batch, left to right.
 
     Attributes:
         images: as given, on the device.
         labels: (N,) int64 on the device, or None.
-        classes: how many, 0 without labels.
+        classes: number of classes, 0 without labels.
         shape: (C, H, W).
-        mean: (1, 1, 1) float32 on the device, of all pixels of `x` between −1 and 1.
-        std: of the same pixels, one number: σ_d.
+        mean: of all pixels scaled to [−1, 1], (1, 1, 1) float32 on the device.
+        std: of the same pixels: σ_d.
 
     Raises:
-        InputError: another shape or dtype, or a label out of range.
+        InputError: for a wrong shape or dtype, or a label out of range.
     """
 
     def __init__(
@@ -81,28 +80,24 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.images)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the images live."""
-        return self.images.device
-
     def sample(self, batch_size: int) -> ImageBatch:
-        """`batch_size` images with replacement; nothing here waits for the device."""
-        index = torch.randint(len(self), (batch_size,), device=self.device)
+        """Draw `batch_size` images with replacement, without synchronising with the device."""
+        device = self.images.device
+        index = torch.randint(len(self), (batch_size,), device=device)
         images = self.images[index]
         if self.flip:
-            mirrored = torch.rand(batch_size, 1, 1, 1, device=self.device) < 0.5
+            mirrored = torch.rand(batch_size, 1, 1, 1, device=device) < 0.5
             images = torch.where(mirrored, images.flip(3), images)
         return ImageBatch(from_uint8(images), None if self.labels is None else self.labels[index])
 
 
 def from_uint8(images: Tensor) -> Tensor:
-    """Pixels 0 … 255 as float32 between −1 and 1."""
+    """Scale pixels 0 … 255 to float32 in [−1, 1]."""
     return images.float() / 127.5 - 1
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """The inverse of `from_uint8`: rounded to the nearest, what lies outside is clamped."""
+    """Invert `from_uint8`, rounding to the nearest pixel value and clamping to the range."""
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -115,19 +110,19 @@ def open_images(
     size: int | None = None,
     device: torch.device | str = "cpu",
 ) -> ImageDataset:
-    """The images of one split of a dataset.
+    """Open one split of an image dataset.
 
     Args:
         name: one of `IMAGE_DATASETS`.
-        root: where its files lie; None looks in the cache, then downloads. ``folder`` and ``npz``
-            need it; `read_folder` and `read_npz` say how files must lie there. The cache is
-            `images_directory()`; `$CMPOLICY_IMAGES_MIRROR`/<name>/ replaces where files are from.
+        root: location of the files; None looks in `images_directory()`, then downloads from the
+            publisher or from `$CMPOLICY_IMAGES_MIRROR`/<name>/. ``folder`` and ``npz`` require it,
+            see `read_folder` and `read_npz`.
         split: ``train`` or ``test``.
-        flip: mirror half of the images of every batch; by default as is usual for the dataset.
-        size: resize and centre-crop every picture to `size` × `size`.
+        flip: mirrors a random half of every batch; by default as is usual for the dataset.
+        size: centre-crops and resizes images to `size` × `size`.
 
     Raises:
-        InputError: an unknown name, nothing there, or files that are damaged or do not fit.
+        InputError: for an unknown name, missing or damaged files, or a missing package.
     """
     if name not in IMAGE_DATASETS:
         raise InputError(f"no image dataset {name!r}, expected one of {', '.join(IMAGE_DATASETS)}")
@@ -139,7 +134,11 @@ def open_images(
         pictures = _read(name, Path(root).expanduser() if root else None, split, size)
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error}") from None
-    images = pictures.images if size is None else resized(pictures.images, size)
+    images = pictures.images
+    if size is not None:
+        from cmpolicy.images.folder import resized
+
+        images = resized(images, size)
     usual = split == "train" and name in PUBLISHED and PUBLISHED[name].flip
     return ImageDataset(
         torch.from_numpy(images),
@@ -157,19 +156,21 @@ def _read(name: str, root: Path | None, split: str, size: int | None) -> Picture
         return read_published(name, root, split)
     if name == "digits":
         if root is not None:
-            raise InputError("digits come with scikit-learn and lie under no root; leave it out")
+            raise InputError("digits come with scikit-learn and have no files; leave root out")
         return _digits(split)
     if root is None:
-        raise InputError(f"{name} needs root=, where {ROOTS[name]}")
+        raise InputError(f"{name} needs root=, {ROOTS[name]}")
     if name == "npz":
-        return read_npz(_npz_of(root, split))
-    return read_folder(_folder_of(root, split), size)
+        return read_npz(_find_npz(root, split))
+    from cmpolicy.images.folder import find_split, read_folder
+
+    return read_folder(find_split(root, split), size)
 
 
-def _npz_of(root: Path, split: str) -> Path:
+def _find_npz(root: Path, split: str) -> Path:
     path = root / f"{split}.npz" if root.is_dir() else root
     if not path.is_file():
-        raise InputError(f"no file at {path}, expected an .npz of pictures; check the path")
+        raise InputError(f"no file at {path}, expected an .npz of images; check the path")
     if path == root and split != "train":
         raise InputError(
             f"{root} is one file, which is the train split; for a {split} split give a folder "
@@ -178,21 +179,8 @@ def _npz_of(root: Path, split: str) -> Path:
     return path
 
 
-def _folder_of(root: Path, split: str) -> Path:
-    """`root/train` where all there is are splits, which a class may be called as well."""
-    below = {path.name for path in visible(root) if path.is_dir()} if root.is_dir() else set()
-    if split in below and below <= {*SPLITS, "val", "valid", "validation"}:
-        return root / split
-    if split != "train":
-        raise InputError(
-            f"{root} has no {split} split, expected the folders train and test below it and no "
-            "other, or split=train for all of it"
-        )
-    return root
-
-
 def _mean_and_std(images: Tensor) -> tuple[float, float]:
-    """Of all pixels between −1 and 1, from their histogram: exact on every machine."""
+    """Compute mean and std of all pixels in [−1, 1] from a histogram, exact on every machine."""
     pixels, counts = images.cpu().numpy().reshape(-1), np.zeros(256, dtype=np.int64)
     for begin in range(0, len(pixels), HISTOGRAM_PIXELS):
         counts += np.bincount(pixels[begin : begin + HISTOGRAM_PIXELS], minlength=256)
@@ -202,12 +190,13 @@ def _mean_and_std(images: Tensor) -> tuple[float, float]:
 
 
 def _digits(split: str) -> Pictures:
-    """scikit-learn's 1,797 handwritten digits, 8×8; every sixth of a class is a test image."""
-    from sklearn.datasets import load_digits
+    """Load scikit-learn's 1,797 handwritten 8×8 digits; every sixth of a class is a test image."""
+    with needs_extra("images"):
+        from sklearn.datasets import load_digits
 
     bunch = load_digits()
     labels = bunch.target.astype(np.int64)
-    rank = np.zeros(len(labels), dtype=np.int64)  # of an image among those of its class
+    rank = np.zeros(len(labels), dtype=np.int64)  # index of an image within its class
     for digit in range(10):
         rank[labels == digit] = np.arange((labels == digit).sum())
     chosen = (rank % 6 == 0) == (split == "test")

@@ -1,8 +1,8 @@
-"""Zero-shot editing with a consistency function: Song et al. 2023, Algorithm 4 and App. D.
+"""Edit images zero-shot with a consistency function: Song et al. 2023, Algorithm 4 and App. D.
 
-Images are x₀ of the model, (B, C, H, W); what a model calls x₀ is the data scaled by one number
-and shifted by another, which changes nothing here. All functions are differentiable, run in the
-dtype of the image, and take one generator for all images or one for each.
+Images are x₀ of the model, (B, C, H, W), which is the data scaled and shifted by one number each.
+All functions are differentiable, run in the dtype of the image, and take one generator for all
+images or one for each.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ LUMINANCE = (0.2989, 0.5870, 0.1140)  # of red, green and blue: ITU-R BT.601
 
 @dataclass(frozen=True)
 class Editor:
-    """A consistency function and what an edit with it needs.
+    """A consistency function and the settings of an edit.
 
     Attributes:
         f: (x_σ (B, …), σ (B,)) → x₀ (B, …).
-        levels: strictly decreasing noise levels; the first one says how much is made anew.
+        levels: strictly decreasing noise levels; the first decides how much is generated anew.
         boundary: ε, the level at which f is the identity.
-        low, high: the range of x₀ that what f gives is clamped to.
+        low, high: range that f's output is clamped to.
         generator: of the noise; one for all images, or one for each.
     """
 
@@ -45,12 +45,16 @@ class Editor:
     def __post_init__(self) -> None:
         check_levels(self.levels, self.boundary)
 
-    def noise(self, x: Tensor) -> Tensor:
-        """z ~ N(0, 1) like x."""
-        return normal_like(x, self.generator)
+    def noise(self, x: Tensor, sigma: float = 1.0) -> Tensor:
+        """Draw σ z, z ~ N(0, 1), of the shape of x."""
+        return sigma * normal_like(x, self.generator)
+
+    def above_boundary(self, sigma: float) -> float:
+        """Compute √(σ² − ε²), the noise to add at the boundary to reach σ."""
+        return math.sqrt(sigma**2 - self.boundary**2)
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
-        """f(x_σ, σ), clamped."""
+        """Compute f(x_σ, σ), clamped."""
         return self.f(x, x.new_full((len(x),), sigma)).clamp(self.low, self.high)
 
 
@@ -63,7 +67,7 @@ class PixelTransform(Protocol):
 
 
 class Identity:
-    """A = 1: pixels are known or not."""
+    """A = 1, for known and unknown pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -73,7 +77,7 @@ class Identity:
 
 
 class ColourBasis:
-    """An orthogonal basis of colours, the first of which is luminance: (B, 3, H, W) as it is."""
+    """An orthogonal basis of colours whose first axis is the luminance; (B, 3, H, W) both ways."""
 
     def __init__(self, like: Tensor) -> None:
         self.basis = orthogonal_from(like.new_tensor(LUMINANCE))
@@ -88,9 +92,9 @@ class ColourBasis:
 
 
 class PatchBasis:
-    """An orthogonal basis of every patch of `size` × `size` pixels, the first vector constant.
+    """An orthogonal basis of patches of `size` × `size` pixels whose first vector is constant.
 
-    (B, C, H, W) ↔ (B, C, H/size, W/size, size²), the first of which is `size` times the mean.
+    (B, C, H, W) ↔ (B, C, H/size, W/size, size²); the first coordinate is `size` times the mean.
     """
 
     def __init__(self, size: int, like: Tensor) -> None:
@@ -112,9 +116,8 @@ class PatchBasis:
 
 
 def orthogonal_from(vector: Tensor) -> Tensor:
-    """An orthogonal matrix (d, d) whose first column is parallel to `vector` (d,)."""
-    dim = len(vector)
-    columns = torch.eye(dim, dtype=torch.float64)
+    """Build an orthogonal matrix (d, d) whose first column is parallel to `vector` (d,)."""
+    columns = torch.eye(len(vector), dtype=torch.float64)
     columns[:, 0] = vector.double()
     basis, triangle = torch.linalg.qr(columns)
     signed: Tensor = basis * triangle.diagonal().sign()
@@ -124,12 +127,12 @@ def orthogonal_from(vector: Tensor) -> Tensor:
 def edit_zero_shot(
     editor: Editor, reference: Tensor, known: Tensor, transform: PixelTransform
 ) -> Tensor:
-    """Song et al. 2023, Algorithm 4: what is known of A y stays, the rest is made to fit.
+    """Keep the known part of A y and generate the rest: Song et al. 2023, Algorithm 4.
 
     x ← A⁻¹(A y ⊙ Ω + A x ⊙ (1 − Ω)) after every call of f, where `known` is Ω.
 
     Args:
-        reference: y, (B, C, H, W); only the known part of it is looked at.
+        reference: y, (B, C, H, W); only its known part matters.
         known: Ω, bool, broadcasts against A y.
 
     Returns:
@@ -138,27 +141,26 @@ def edit_zero_shot(
     y = transform.forward(reference)
     x = transform.inverse(torch.where(known, y, 0.0))
     for i, sigma in enumerate(editor.levels):
-        scale = sigma if i == 0 else math.sqrt(sigma**2 - editor.boundary**2)
-        x = editor.denoise(x + scale * editor.noise(x), sigma)
+        scale = sigma if i == 0 else editor.above_boundary(sigma)
+        x = editor.denoise(x + editor.noise(x, scale), sigma)
         x = transform.inverse(torch.where(known, y, transform.forward(x)))
     return x
 
 
 def inpaint(editor: Editor, image: Tensor, known: Tensor) -> Tensor:
-    """Fill the pixels that are not known; the others come back as they are, bit for bit.
+    """Fill unknown pixels of images (B, C, H, W); known ones stay the same, bit for bit.
 
     Args:
-        image: (B, C, H, W).
-        known: bool, broadcasts against it.
+        known: bool, broadcasts against the image.
     """
     return edit_zero_shot(editor, image, known, Identity())
 
 
 def colorize(editor: Editor, image: Tensor) -> Tensor:
-    """Colours for a grey image (B, 3, H, W), or new ones for a coloured one: its luminance stays.
+    """Colour grey images (B, 3, H, W), or recolour images: their luminance stays.
 
     Raises:
-        InputError: if it has not three channels.
+        InputError: for another number of channels.
     """
     if image.ndim != 4 or image.shape[1] != 3:
         raise InputError(
@@ -169,47 +171,47 @@ def colorize(editor: Editor, image: Tensor) -> Tensor:
 
 
 def super_resolve(editor: Editor, image: Tensor, factor: int) -> Tensor:
-    """Detail for an image (B, C, H/factor, W/factor): (B, C, H, W) with its pixels as patch means.
+    """Enlarge (B, C, H/factor, W/factor) to (B, C, H, W); patch means equal the given pixels.
 
     Raises:
         InputError: for a factor below 1.
     """
     if factor < 1:
-        raise InputError(f"a super-resolution by the factor {factor}, expected at least 1")
+        raise InputError(f"the factor of a super-resolution is {factor}, expected at least 1")
     enlarged = image.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     mean = torch.arange(factor * factor, device=image.device) == 0
     return edit_zero_shot(editor, enlarged, mean, PatchBasis(factor, image))
 
 
 def denoise(editor: Editor, noisy: Tensor) -> Tensor:
-    """An image with Gaussian noise of standard deviation `levels[0]`, without it: (B, C, H, W).
+    """Remove Gaussian noise of standard deviation `levels[0]` from images (B, C, H, W).
 
-    More levels add noise again and take it away, which sharpens what one step leaves blurred.
+    Further levels add noise and remove it again, which sharpens the blurred result of one step.
     """
     x = editor.denoise(noisy, editor.levels[0])
-    return resample(editor, x, editor.levels[1:])
+    return _resample(editor, x, editor.levels[1:])
 
 
 def stroke_guided(editor: Editor, strokes: Tensor) -> Tensor:
-    """An image that follows coarse strokes (B, C, H, W): SDEdit, Meng et al. 2022.
+    """Generate images that follow coarse strokes (B, C, H, W): SDEdit, Meng et al. 2022.
 
-    `levels[0]` is small where the strokes count for much, and large where they only hint.
+    The smaller `levels[0]`, the closer the images follow the strokes.
     """
-    return resample(editor, strokes, editor.levels)
+    return _resample(editor, strokes, editor.levels)
 
 
-def resample(editor: Editor, x: Tensor, levels: Sequence[float]) -> Tensor:
-    """x ← f(x + √(σ² − ε²) z, σ) at each of `levels`: Song et al. 2023, Algorithm 1."""
+def _resample(editor: Editor, x: Tensor, levels: Sequence[float]) -> Tensor:
+    """Apply x ← f(x + √(σ² − ε²) z, σ) at each level: Song et al. 2023, Algorithm 1."""
     for sigma in levels:
-        x = editor.denoise(x + math.sqrt(sigma**2 - editor.boundary**2) * editor.noise(x), sigma)
+        x = editor.denoise(x + editor.noise(x, editor.above_boundary(sigma)), sigma)
     return x
 
 
 def interpolate_noise(editor: Editor, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    """Samples between those of two noises: Song et al. 2023, App. D.
+    """Interpolate between the samples of two noises: Song et al. 2023, App. D.
 
     One step from spherical interpolations z = sin((1 − α)ψ)/sin ψ · z₁ + sin(αψ)/sin ψ · z₂,
-    ψ the angle between the two.
+    where ψ is the angle between z₁ and z₂.
 
     Args:
         first, second: z₁ and z₂ ~ N(0, 1), (C, H, W).
@@ -221,7 +223,7 @@ def interpolate_noise(editor: Editor, first: Tensor, second: Tensor, weights: Te
     cosine = torch.cosine_similarity(first.flatten(), second.flatten(), dim=0)
     psi = torch.acos(cosine.clamp(-1, 1))
     alpha = weights.view(-1, 1, 1, 1)
-    if torch.sin(psi) < 1e-4:  # parallel: the sphere is flat
+    if torch.sin(psi) < 1e-4:  # parallel noises
         z = (1 - alpha) * first + alpha * second
     else:
         z = (torch.sin((1 - alpha) * psi) * first + torch.sin(alpha * psi) * second) / psi.sin()
@@ -229,17 +231,16 @@ def interpolate_noise(editor: Editor, first: Tensor, second: Tensor, weights: Te
 
 
 def interpolate_images(editor: Editor, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    """Images between two images: mixed under one noise, then denoised; Ho et al. 2020, §5.
+    """Interpolate between two images with the same noise, then denoise: Ho et al. 2020, §5.
 
     Args:
         first, second: (C, H, W).
-        weights: (K,); 0 and 1 give the two images as far as `levels[0]` leaves them.
+        weights: (K,); 0 and 1 give the two images as far as `levels[0]` keeps them.
 
     Returns:
         (K, C, H, W)
     """
     alpha = weights.view(-1, 1, 1, 1)
     sigma = editor.levels[0]
-    scale = math.sqrt(sigma**2 - editor.boundary**2)
-    x = (1 - alpha) * first + alpha * second + scale * editor.noise(first[None])
-    return editor.denoise(x, sigma)
+    noise = editor.noise(first[None], editor.above_boundary(sigma))
+    return editor.denoise((1 - alpha) * first + alpha * second + noise, sigma)

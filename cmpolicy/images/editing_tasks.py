@@ -1,4 +1,4 @@
-"""What can be done to pictures with a trained model: each task gives what went in and came out."""
+"""Apply each editing task to images with a trained model; return input and output by name."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional as F
 
 from cmpolicy.consistency.randomness import Generators, normal_like
 from cmpolicy.consistency.sampling import few_step_levels
 from cmpolicy.consistency.schedules import karras_sigmas
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, needs_extra
 from cmpolicy.images import editing
 from cmpolicy.images.config import EditConfig
 from cmpolicy.images.model import ImageModel
@@ -26,12 +25,12 @@ STROKE_COLOURS = 6
 
 @dataclass(frozen=True)
 class EditingSession:
-    """A model and the pictures to edit.
+    """A model and the images to edit.
 
     Attributes:
-        model: opened, with a student.
-        config: what to do.
-        pictures: uint8 (N, C, H, W); of a super-resolution maybe smaller than the model's.
+        model: a loaded model with a student.
+        config: the settings of the edit.
+        pictures: uint8 (N, C, H, W); for a super-resolution they may be smaller than the model's.
         labels: (N,) int64, −1 for none; None for a model without classes.
         hole: (H, W) bool, true where inpainting paints.
     """
@@ -43,36 +42,34 @@ class EditingSession:
     hole: Tensor
 
     def editor(self, levels: Sequence[float]) -> editing.Editor:
-        """Of all pictures, each with noise of its own, whatever lies beside it."""
+        """Build the editor of all images; each has noise of its own, whatever its batch."""
         return self.editor_of(levels, self.labels, self.generators())
 
     def editor_of(
         self, levels: Sequence[float], labels: Tensor | None, generator: Generators
     ) -> editing.Editor:
-        """Of pictures with other labels."""
-        device = self.model.device
-        given = None if labels is None else labels.to(device)
-        f = self.model.function(given, "student", self.config.ema)
+        """Build the editor of images with other labels."""
+        on_device = None if labels is None else labels.to(self.model.device)
+        f = self.model.function(on_device, "student", self.config.ema)
         ends = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
         low, high = self.model.encode(ends).flatten().tolist()
         boundary = self.model.parameterization.boundary
         return editing.Editor(f, levels, boundary, low, high, generator)
 
     def generators(self) -> list[torch.Generator]:
-        """One a picture."""
-        seeds = range(self.config.seed, self.config.seed + len(self.pictures))
-        return [torch.Generator().manual_seed(seed) for seed in seeds]
+        """Seed one generator per image."""
+        return [seeded(self.config.seed + i) for i in range(len(self.pictures))]
 
     def all_levels(self) -> list[float]:
-        """From σ_max down: nothing stays but what is known."""
+        """Return levels from σ_max down, at which only the known part is kept."""
         return few_step_levels(self.config.steps, self.model.parameterization)
 
     def levels_from(self, sigma: float) -> list[float]:
-        """From a level down, on a Karras grid."""
+        """Return levels from `sigma` down, on a Karras grid."""
         p = self.model.parameterization
         if not p.sigma_min < sigma <= p.sigma_max:
             raise InputError(
-                f"editing cannot begin at the noise level {sigma:g}, expected one above "
+                f"editing cannot start at the noise level {sigma:g}, expected one above "
                 f"{p.sigma_min:g} and up to {p.sigma_max:g}"
             )
         return karras_sigmas(self.config.steps + 1, p.sigma_min, sigma).tolist()[:-1]
@@ -90,7 +87,7 @@ def inpaint_pictures(session: EditingSession) -> Blocks:
 
 
 def colorize_pictures(session: EditingSession) -> Blocks:
-    """Colour what is grey."""
+    """Colour grey images."""
     if session.pictures.shape[1] != 3:
         raise InputError("grey images cannot be coloured; train on images with three channels")
     weights = torch.tensor(editing.LUMINANCE).view(3, 1, 1)
@@ -100,7 +97,7 @@ def colorize_pictures(session: EditingSession) -> Blocks:
 
 
 def super_resolve_pictures(session: EditingSession) -> Blocks:
-    """Add detail to patches of which only the means are known."""
+    """Enlarge images, which give the patch means of the result."""
     factor = scale_factor(session.config, session.model.dataset.shape)
     small = session.model.encode(session.pictures)
     if session.config.degrade:
@@ -111,7 +108,7 @@ def super_resolve_pictures(session: EditingSession) -> Blocks:
 
 
 def denoise_pictures(session: EditingSession) -> Blocks:
-    """Take Gaussian noise away."""
+    """Remove Gaussian noise."""
     sigma = session.config.noise * float(session.model.learner.scale)
     noisy = session.model.encode(session.pictures)
     if session.config.degrade:
@@ -121,14 +118,14 @@ def denoise_pictures(session: EditingSession) -> Blocks:
         for levels in ([sigma], session.levels_from(sigma))
     )
     return {
-        f"noise of {session.config.noise:g} to take away": session.model.decode(noisy),
+        f"noise of {session.config.noise:g}": session.model.decode(noisy),
         "denoised in one step": session.model.decode(one),
         f"denoised in {session.config.steps} steps": session.model.decode(more),
     }
 
 
 def stroke_pictures(session: EditingSession) -> Blocks:
-    """Make a picture of coarse strokes."""
+    """Generate images from coarse strokes."""
     strokes = session.pictures
     if session.config.degrade:
         strokes = torch.stack([as_strokes(picture) for picture in strokes])
@@ -136,15 +133,15 @@ def stroke_pictures(session: EditingSession) -> Blocks:
     y = editing.stroke_guided(editor, session.model.encode(strokes))
     return {
         "strokes": strokes,
-        f"followed from σ = {session.config.start:g}": session.model.decode(y),
+        f"generated from σ = {session.config.start:g}": session.model.decode(y),
     }
 
 
 def interpolate_pictures(session: EditingSession) -> Blocks:
-    """From sample to sample, and from picture to picture."""
+    """Interpolate between two samples, and between the first images."""
     config, model = session.config, session.model
     weights = torch.linspace(0, 1, INBETWEENS, device=model.device)
-    nearest = (weights > 0.5).long().cpu()  # the label of the nearer end
+    nearest = (weights > 0.5).long().cpu()  # use the label of the nearer end
     x, labels = model.encode(session.pictures), session.labels
     noise = normal_like(x[:1].expand(2, -1, -1, -1), [seeded(config.seed), seeded(config.seed + 1)])
     one = None if labels is None else labels[:1].expand(INBETWEENS)
@@ -153,13 +150,12 @@ def interpolate_pictures(session: EditingSession) -> Blocks:
     for i in range(min(len(x) - 1, INTERPOLATIONS)):
         pair = None if labels is None else labels[i + nearest]
         editor = session.editor_of([config.start], pair, seeded(config.seed))
-        name = f"between pictures {i + 1} and {i + 2}, from σ = {config.start:g}"
+        name = f"between images {i + 1} and {i + 2}, from σ = {config.start:g}"
         found[name] = editing.interpolate_images(editor, x[i], x[i + 1], weights)
     return {name: model.decode(y) for name, y in found.items()}
 
 
-EditingTask = Callable[[EditingSession], Blocks]
-TASKS: dict[str, EditingTask] = {
+TASKS: dict[str, Callable[[EditingSession], Blocks]] = {
     "inpaint": inpaint_pictures,
     "colorize": colorize_pictures,
     "superres": super_resolve_pictures,
@@ -170,27 +166,30 @@ TASKS: dict[str, EditingTask] = {
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A generator of its own."""
+    """Return a new generator with this seed."""
     return torch.Generator().manual_seed(seed)
 
 
 def scale_factor(config: EditConfig, shape: Sequence[int]) -> int:
-    """Of a super-resolution to (C, H, W).
+    """Return the factor of a super-resolution to (C, H, W).
 
     Raises:
-        InputError: if it does not divide the sides.
+        InputError: if it does not divide H and W.
     """
     factor = config.factor or (4 if min(shape[1:]) >= 16 else 2)
     if shape[1] % factor or shape[2] % factor:
         raise InputError(
-            f"{shape[2]} × {shape[1]} pixels cannot be {factor} times as large as others; give "
+            f"factor={factor} does not divide the model's {shape[2]} × {shape[1]} pixels; give "
             "another factor"
         )
     return factor
 
 
 def as_strokes(picture: Tensor) -> Tensor:
-    """What a picture might have been painted from, (C, H, W) uint8: few colours, no detail."""
+    """Reduce an image (C, H, W) uint8 to coarse strokes: few colours, no detail."""
+    with needs_extra("images"):
+        from PIL import Image, ImageFilter
+
     image = Image.fromarray(picture.permute(1, 2, 0).expand(-1, -1, 3).numpy())
     size = max(3, min(image.size) // 8 // 2 * 2 + 1)
     coarse = image.filter(ImageFilter.MedianFilter(size)).quantize(STROKE_COLOURS).convert("RGB")

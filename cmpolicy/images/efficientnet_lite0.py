@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan & Le 2019; without squeeze-and-excitation, with ReLU6), for its features.
+"""Define EfficientNet-Lite0 (Tan & Le 2019, without squeeze-and-excitation, with ReLU6).
 
 Modules are named as in the published PyTorch weights.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# kernel, stride, expansion, channels out: Tan & Le 2019, Table 1, a row a block
+# Kernel, stride, expansion, output channels of each block: Tan & Le 2019, Table 1.
 BLOCKS = (
     (3, 1, 1, 16),
     (3, 2, 6, 24), (3, 1, 6, 24),
@@ -19,11 +19,11 @@ BLOCKS = (
     (3, 1, 6, 320),
 )  # fmt: skip
 STEM, FEATURES, CLASSES = 32, 1280, 1000
-BATCH_NORM_EPS = 1e-3
+BATCH_NORM_EPS = 1e-3  # TensorFlow's
 
 
 class SamePadConv(nn.Conv2d):
-    """A convolution padded as TensorFlow pads it: where that is uneven, more at the end."""
+    """A convolution with TensorFlow's padding: an odd padding has one more pixel at the end."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C', ⌈H/stride⌉, ⌈W/stride⌉)"""
@@ -35,33 +35,29 @@ class SamePadConv(nn.Conv2d):
         return super().forward(F.pad(x, pad))
 
 
-def conv(channels_in: int, channels_out: int, kernel: int, stride: int, groups: int) -> SamePadConv:
-    """Without a bias: a normalisation follows."""
-    return SamePadConv(channels_in, channels_out, kernel, stride, groups=groups, bias=False)
+def _conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> SamePadConv:
+    return SamePadConv(inputs, outputs, kernel, stride, groups=groups, bias=False)
 
 
-def norm(channels: int) -> nn.BatchNorm2d:
-    """With TensorFlow's ε."""
+def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=BATCH_NORM_EPS)
 
 
 class Block(nn.Module):
-    """An inverted bottleneck: expand, filter each channel, project; Sandler et al. 2018."""
+    """An inverted bottleneck: expand, filter each channel, project (Sandler et al. 2018)."""
 
-    def __init__(
-        self, channels_in: int, kernel: int, stride: int, expansion: int, channels_out: int
-    ) -> None:
+    def __init__(self, inputs: int, kernel: int, stride: int, expansion: int, outputs: int) -> None:
         super().__init__()
-        inner = channels_in * expansion
+        inner = inputs * expansion
         self.expands = expansion > 1
         if self.expands:
-            self._expand_conv = conv(channels_in, inner, 1, 1, 1)
-            self._bn0 = norm(inner)
-        self._depthwise_conv = conv(inner, inner, kernel, stride, inner)
-        self._bn1 = norm(inner)
-        self._project_conv = conv(inner, channels_out, 1, 1, 1)
-        self._bn2 = norm(channels_out)
-        self.residual = stride == 1 and channels_in == channels_out
+            self._expand_conv = _conv(inputs, inner, 1, 1, 1)
+            self._bn0 = _norm(inner)
+        self._depthwise_conv = _conv(inner, inner, kernel, stride, inner)
+        self._bn1 = _norm(inner)
+        self._project_conv = _conv(inner, outputs, 1, 1, 1)
+        self._bn2 = _norm(outputs)
+        self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C', ⌈H/stride⌉, ⌈W/stride⌉)"""
@@ -72,22 +68,22 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """4.7M parameters; trained on ImageNet at 224 × 224, pixels as (x − 127)/128."""
+    """4.7M parameters, trained on ImageNet at 224 × 224 with pixels as (x − 127)/128."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._conv_stem = conv(3, STEM, 3, 2, 1)
-        self._bn0 = norm(STEM)
+        self._conv_stem = _conv(3, STEM, 3, 2, 1)
+        self._bn0 = _norm(STEM)
         widths = [STEM, *(block[-1] for block in BLOCKS)]
         self._blocks = nn.ModuleList(
             Block(width, *block) for width, block in zip(widths, BLOCKS, strict=False)
         )
-        self._conv_head = conv(widths[-1], FEATURES, 1, 1, 1)
-        self._bn1 = norm(FEATURES)
+        self._conv_head = _conv(widths[-1], FEATURES, 1, 1, 1)
+        self._bn1 = _norm(FEATURES)
         self._fc = nn.Linear(FEATURES, CLASSES)
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) → (B, 1280), what the last linear map sees."""
+        """Compute the input of the last linear layer: (B, 3, H, W) → (B, 1280)."""
         x = F.relu6(self._bn0(self._conv_stem(x)))
         for block in self._blocks:
             x = block(x)
@@ -95,6 +91,6 @@ class EfficientNetLite0(nn.Module):
         return pooled
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) → (B, 1000) logits of ImageNet's classes."""
+        """Compute logits of ImageNet's classes: (B, 3, H, W) → (B, 1000)."""
         logits: Tensor = self._fc(self.features(x))
         return logits

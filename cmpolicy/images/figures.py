@@ -1,4 +1,4 @@
-"""Sheets of pictures with titles: arrays in, a PNG out."""
+"""Draw sheets of images with titles."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ WIDTH = 10.0  # inches
 
 
 def draw_sheet(path: Path, blocks: Mapping[str, Tensor], *, columns: int, title: str = "") -> None:
-    """Write a PNG with one block of pictures below another, each under its name.
+    """Write a PNG with one block of images below another, each under its name.
 
     Args:
         blocks: uint8 (N, C, H, W) by name.
-        columns: pictures in a row.
+        columns: images per row.
     """
     grids = {name: image_grid(images, columns) for name, images in blocks.items()}
     heights = [WIDTH * grid.shape[1] / grid.shape[2] for grid in grids.values()]

@@ -1,4 +1,4 @@
-"""Pictures and labels in files: what is read is checked, what is written appears whole."""
+"""Read and write images and labels in IDX, .npz and PNG files; validate what is read."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from cmpolicy.atomic_file import write_atomically
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, needs_extra, one_line
 
 IDX_UINT8 = 0x08  # the type byte of the magic number
-MAX_NPZ_CLASSES = 1 << 16  # more than that are not labels
+MAX_NPZ_CLASSES = 1 << 16  # larger integers are not class labels
 
 
 class Pictures(NamedTuple):
-    """`N` pictures of one size, as they lie in files."""
+    """`N` images of one size, as read from files."""
 
     images: NDArray[np.uint8]  # (N, C, H, W)
-    labels: NDArray[np.int64] | None  # (N,), None where there are none
+    labels: NDArray[np.int64] | None  # (N,)
     class_names: list[str]  # empty without labels
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """The array of an IDX file of bytes, plain or gzip'd (LeCun et al., the MNIST database).
+    """Read the array of a uint8 IDX file, plain or gzip'd (LeCun et al., the MNIST database).
 
     Raises:
-        InputError: not IDX, not bytes, or not as long as its header says.
+        InputError: for another format or dtype, or a length other than the header's.
     """
     content = path.read_bytes()
     if content[:2] == b"\x1f\x8b":
@@ -63,18 +62,18 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def read_npz(path: Path) -> Pictures:
-    """Pictures as OpenAI's consistency models write them.
+    """Read images in the format of OpenAI's consistency models.
 
-    `arr_0` is uint8 (N, H, W, C), or (N, H, W) for one channel; `arr_1`, where it is there, holds
-    N class labels. Nothing pickled is read.
+    `arr_0` is uint8 (N, H, W, C), or (N, H, W) for one channel; the optional `arr_1` holds N class
+    labels. Pickled data is not read.
 
     Raises:
-        InputError: not an .npz, damaged, no `arr_0`, another shape or dtype, a wrong label.
+        InputError: for a damaged file, a missing `arr_0`, or a wrong shape, dtype or label.
     """
     arrays = _npz_arrays(path)
     if "arr_0" not in arrays:
         raise InputError(
-            f"{path} has no arr_0, expected uint8 pictures (N, H, W, C) under that key; it holds "
+            f"{path} has no arr_0, expected uint8 images (N, H, W, C) under that key; it holds "
             f"{', '.join(sorted(arrays)) or 'nothing'}"
         )
     images = arrays["arr_0"]
@@ -93,6 +92,7 @@ def read_npz(path: Path) -> Pictures:
 
 
 def _npz_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read `arr_0` and `arr_1`; other keys map to empty arrays."""
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
@@ -103,15 +103,14 @@ def _npz_arrays(path: Path) -> dict[str, NDArray[Any]]:
                 others = dict.fromkeys(opened.files, np.empty(0))
                 return others | {key: np.asarray(opened[key]) for key in keys}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is damaged or no file of arrays ({reason})") from None
+        raise InputError(f"{path} is damaged or does not hold arrays ({one_line(error)})") from None
 
 
 def checked_labels(source: str, labels: Any, count: int, classes: int) -> NDArray[np.int64]:
-    """`labels` as (count,) int64, each from 0 to `classes - 1`.
+    """Validate class labels and cast them to (count,) int64.
 
     Raises:
-        InputError: another shape or dtype, or a label out of range (the first one named).
+        InputError: for a wrong shape or dtype, or a label outside 0 … `classes` − 1.
     """
     try:
         array = np.asarray(labels)
@@ -133,15 +132,10 @@ def checked_labels(source: str, labels: Any, count: int, classes: int) -> NDArra
 
 
 def write_npz(path: str | Path, images: Tensor, labels: Tensor | None = None) -> None:
-    """Write pictures as OpenAI's consistency models do: `arr_0` NHWC, `arr_1` labels.
-
-    Args:
-        path: the file, which appears under its name only when it is whole.
-        images: (N, C, H, W) uint8.
-        labels: (N,) integers, optional.
+    """Write images (N, C, H, W) uint8 and labels (N,) in the format of `read_npz`, atomically.
 
     Raises:
-        InputError: another shape or dtype.
+        InputError: for a wrong shape or dtype.
     """
     check_images(images)
     arrays = {"arr_0": images.cpu().permute(0, 2, 3, 1).contiguous().numpy()}
@@ -156,19 +150,19 @@ def write_npz(path: str | Path, images: Tensor, labels: Tensor | None = None) ->
 def image_grid(
     images: Tensor, columns: int | None = None, *, scale: int = 1, gap: int = 2
 ) -> Tensor:
-    """Pictures side by side, row after row, on white.
+    """Arrange images in rows on a white sheet.
 
     Args:
         images: (N, C, H, W) uint8, C = 1 or 3.
-        columns: pictures in a row; by default as many as make the sheet about square.
-        scale: each pixel becomes `scale` × `scale` pixels.
-        gap: white pixels around each picture.
+        columns: images per row; by default the sheet is about square.
+        scale: factor by which images are enlarged.
+        gap: white pixels around each image.
 
     Returns:
         (C, height, width) uint8 on the CPU.
 
     Raises:
-        InputError: no pictures, another shape or dtype, or no columns.
+        InputError: for a wrong shape or dtype, or numbers out of range.
     """
     check_images(images)
     columns = math.ceil(math.sqrt(len(images))) if columns is None else columns
@@ -190,11 +184,13 @@ def image_grid(
 def write_grid(
     path: str | Path, images: Tensor, columns: int | None = None, *, scale: int = 1, gap: int = 2
 ) -> None:
-    """Write `image_grid` as a PNG, which appears under its name only when it is whole.
+    """Write an `image_grid` as a PNG, atomically.
 
     Raises:
-        InputError: as `image_grid`.
+        InputError: as `image_grid`, or if Pillow is not installed.
     """
+    with needs_extra("images"):
+        from PIL import Image
     sheet = image_grid(images, columns, scale=scale, gap=gap).permute(1, 2, 0).numpy()
     buffer = io.BytesIO()
     Image.fromarray(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet).save(buffer, "PNG")
@@ -202,10 +198,10 @@ def write_grid(
 
 
 def check_images(images: Tensor) -> None:
-    """Refuse what is not uint8 (N, C, H, W) with 1 or 3 channels and at least one picture.
+    """Check for uint8 images (N, C, H, W) with 1 or 3 channels and N ≥ 1.
 
     Raises:
-        InputError: another shape or dtype.
+        InputError: for another shape or dtype.
     """
     shape = tuple(images.shape)
     if images.dtype != torch.uint8 or images.ndim != 4 or shape[1] not in {1, 3} or 0 in shape:

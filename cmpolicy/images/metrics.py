@@ -1,38 +1,33 @@
-"""How near generated images are to real ones: Fréchet distance, KID, precision and recall.
+"""Compare generated with real images: Fréchet distance, KID, precision and recall.
 
-All from features of a named extractor, in float64.
+All are computed in float64 from the features of a named extractor.
 """
 
 from __future__ import annotations
 
 import io
-import warnings
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 
 from cmpolicy.array_types import DoubleArray
 from cmpolicy.atomic_file import write_atomically
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, one_line
 from cmpolicy.images.extractors import Extractor
 
-KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # Bińkowski et al. 2018 have these
+KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # those of Bińkowski et al. 2018
 NEIGHBOURS = 3  # Kynkäänniemi et al. 2019, §3
+CHUNK = 1 << 24  # distances held in memory at once, 128 MiB
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """The mean (D,) and the covariance (D, D) of features, and of how many images.
-
-    Attributes:
-        count: 0 where a file does not say.
-    """
+    """Mean (D,) and covariance (D, D) of the features of `count` images; 0 if unknown."""
 
     mu: DoubleArray
     sigma: DoubleArray
@@ -40,27 +35,28 @@ class Statistics:
 
 
 def statistics(features: Any) -> Statistics:
-    """Of features (N, D), N ≥ 2; the covariance is divided by N − 1."""
-    f = checked("features", features)
+    """Compute the statistics of features (N, D), N ≥ 2, with the covariance divided by N − 1."""
+    f = _checked("features", features)
     return Statistics(f.mean(0), np.atleast_2d(np.cov(f, rowvar=False)), len(f))
 
 
 def frechet_distance(p: Statistics, q: Statistics) -> float:
-    """‖μ_p − μ_q‖² + tr(Σ_p + Σ_q − 2 (Σ_p Σ_q)^½): Heusel et al. 2017, eq. 6.
+    """Compute ‖μ_p − μ_q‖² + tr(Σ_p + Σ_q − 2 (Σ_p Σ_q)^½): Heusel et al. 2017, eq. 6.
 
-    The trace of the root is that of (Aᵀ Σ_q A)^½ with Σ_p = A Aᵀ, which is symmetric: its
-    eigenvalues are found exactly, and stay at 0 where there are fewer images than features.
+    The trace of the root is that of (Aᵀ Σ_q A)^½ with Σ_p = A Aᵀ, a symmetric matrix: its
+    eigenvalues are exact, and clipped at 0 if there are fewer images than features.
 
     Raises:
-        InputError: if the two are of different numbers of features.
+        InputError: for different numbers of features.
     """
     if p.mu.shape != q.mu.shape:
         raise InputError(
-            f"statistics of {len(p.mu)} and of {len(q.mu)} features: of two extractors"
+            f"the statistics have {len(p.mu)} and {len(q.mu)} features, so they come from two "
+            "extractors; use the same one for both"
         )
-    values, vectors = scipy.linalg.eigh(p.sigma)
+    values, vectors = np.linalg.eigh(p.sigma)
     root = vectors * np.sqrt(values.clip(min=0))
-    shared = scipy.linalg.eigvalsh(root.T @ q.sigma @ root).clip(min=0)
+    shared = np.linalg.eigvalsh(root.T @ q.sigma @ root).clip(min=0)
     distance = ((p.mu - q.mu) ** 2).sum() + np.trace(p.sigma) + np.trace(q.sigma)
     return max(0.0, float(distance - 2 * np.sqrt(shared).sum()))
 
@@ -73,74 +69,79 @@ def kernel_distance(
     subset_size: int = KID_SUBSET_SIZE,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """KID, the unbiased MMD² with the kernel (xᵀy/D + 1)³: Bińkowski et al. 2018; torchmetrics'.
+    """Compute the KID, an unbiased MMD² with kernel (xᵀy/D + 1)³: Bińkowski et al. 2018.
 
     Args:
         samples, truth: features (n, D) and (m, D).
-        subsets, subset_size: averaged over so many draws of so many rows, or of as many as there
-            are; a single draw where that is all rows of both.
+        subsets, subset_size: number of random subsets, and rows in each, at most n and m. If a
+            subset holds all rows of both, it is the only one.
 
     Returns:
-        The mean over subsets, which can fall below 0, and their standard deviation.
+        Mean over subsets, which can be negative, and their standard deviation.
     """
-    from torchmetrics.image.kid import KernelInceptionDistance  # slow to import
-
-    p, q = pair(samples, truth)
+    p, q = _pair(samples, truth)
     size = min(subset_size, len(p), len(q))
-    everything = size == len(p) == len(q)
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save all")
-        torch.manual_seed(seed)
-        kid = KernelInceptionDistance(
-            feature=torch.nn.Identity(), subsets=1 if everything else subsets, subset_size=size
-        )
-        kid.update(torch.from_numpy(q), real=True)
-        kid.update(torch.from_numpy(p), real=False)
-        mean, std = kid.compute()
-    return float(mean), float(std)
+    if size == len(p) == len(q):
+        return _unbiased_mmd(p, q), 0.0
+    generator = torch.Generator().manual_seed(seed)
+    values = []
+    for _ in range(subsets):
+        of_q, of_p = (torch.randperm(len(f), generator=generator)[:size].numpy() for f in (q, p))
+        values.append(_unbiased_mmd(p[of_p], q[of_q]))
+    return float(np.mean(values)), float(np.std(values))
+
+
+def _unbiased_mmd(p: DoubleArray, q: DoubleArray) -> float:
+    """Compute MMD² of p (n, D) and q (n, D): Gretton et al. 2012, eq. 3."""
+    k_pp, k_qq, k_pq = ((a @ b.T / a.shape[1] + 1) ** 3 for a, b in ((p, p), (q, q), (p, q)))
+    n = len(p)
+    within = k_pp.sum() - k_pp.trace() + k_qq.sum() - k_qq.trace()
+    return float(within / (n * (n - 1)) - 2 * k_pq.mean())
 
 
 def precision_recall(
     samples: Any, truth: Any, *, neighbours: int = NEIGHBOURS
 ) -> tuple[float, float]:
-    """Kynkäänniemi et al. 2019, eq. 1 and 2, from features (n, D) and (m, D).
+    """Compute precision and recall from features (n, D), (m, D): Kynkäänniemi et al. 2019, eq. 1.
 
-    Precision is the fraction of samples that lie nearer to some true image than its k-th
-    neighbour among the true ones; recall the same with the roles exchanged. Both fall with the
-    number of rows, so compare only equal counts.
+    Precision is the fraction of samples within the ball around some true image that reaches to its
+    k-th true neighbour; recall exchanges the roles. Both fall with the number of rows, so compare
+    only equal counts.
     """
-    p, q = pair(samples, truth)
+    p, q = _pair(samples, truth)
     if not 1 <= neighbours < min(len(p), len(q)):
         raise InputError(
-            f"{neighbours} neighbours among {min(len(p), len(q))} images, expected fewer than these"
+            f"{neighbours} neighbours among {min(len(p), len(q))} images, expected fewer neighbours"
         )
-    return covered(p, q, neighbours), covered(q, p, neighbours)
+    return _covered(p, q, neighbours), _covered(q, p, neighbours)
 
 
-def covered(points: DoubleArray, manifold: DoubleArray, neighbours: int) -> float:
-    """The fraction of `points` within a ball around one of `manifold`, as large as its k-th gap."""
-    from sklearn.metrics import pairwise_distances_chunked  # slow to import
-    from sklearn.neighbors import NearestNeighbors
+def _covered(points: DoubleArray, manifold: DoubleArray, neighbours: int) -> float:
+    """Compute the fraction of `points` within the ball of any point of `manifold`."""
+    x, m = torch.from_numpy(points), torch.from_numpy(manifold)
+    rows = max(1, CHUNK // len(m))
+    # The nearest of all is the point itself.
+    near = [_distances(y, m).kthvalue(neighbours + 1).values for y in torch.split(m, rows)]
+    radii = torch.cat(near)
+    inside = [(_distances(y, m) <= radii).any(1) for y in torch.split(x, rows)]
+    return float(torch.cat(inside).double().mean())
 
-    nearest = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(manifold)
-    radii = nearest.kneighbors()[0][:, -1]  # without arguments a point is no neighbour of itself
-    parts = pairwise_distances_chunked(
-        points, manifold, reduce_func=lambda distances, _: (distances <= radii).any(1)
-    )
-    return float(np.concatenate(list(parts)).mean())
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cdist(x, y, compute_mode="use_mm_for_euclid_dist")
 
 
 @dataclass(frozen=True)
 class ImageScores:
-    """Everything measured of a set of images.
+    """All metrics of a set of images.
 
     Attributes:
         extractor, weights: of the features.
-        distance: what the Fréchet distance may be called, "FID" only with Inception.
-        frechet: it.
-        samples, references: how many images each side had; 0 where a file does not say.
-        kid, kid_std: mean and standard deviation over subsets; None against a reference file.
-        precision, recall: None against a reference file.
+        distance: name of the Fréchet distance; "FID" only with Inception.
+        frechet: its value.
+        samples, references: number of images on each side; 0 if a reference file does not say.
+        kid, kid_std: mean and standard deviation over subsets; None with a reference file.
+        precision, recall: None with a reference file.
     """
 
     extractor: str
@@ -165,8 +166,8 @@ class ImageScores:
 
 
 def score_features(samples: Any, truth: Any, extractor: Extractor) -> ImageScores:
-    """All figures from features (n, D) of samples and either features (m, D) or Statistics."""
-    fake = checked("samples", samples)
+    """Compute all metrics from features (n, D) and either features (m, D) or `Statistics`."""
+    fake = _checked("samples", samples)
     reference = truth if isinstance(truth, Statistics) else statistics(truth)
     scores = ImageScores(
         extractor.name,
@@ -179,29 +180,17 @@ def score_features(samples: Any, truth: Any, extractor: Extractor) -> ImageScore
     if isinstance(truth, Statistics):
         return scores
     kid, kid_std = kernel_distance(fake, truth)
-    # both fall with the number of images: as many true ones as there are samples, spread evenly
+    # As many true images as samples, evenly spaced, because both metrics fall with the counts.
     spread = np.linspace(0, len(truth) - 1, min(len(truth), len(fake))).astype(int)
     precision, recall = precision_recall(fake, np.asarray(truth)[spread])
     return replace(scores, kid=kid, kid_std=kid_std, precision=precision, recall=recall)
 
 
-def score_images(
-    samples: Tensor, truth: Tensor | Statistics, extractor: Extractor, *, progress: bool = False
-) -> ImageScores:
-    """All figures of images (n, C, H, W) uint8 against true ones, or statistics of these.
-
-    Raises:
-        InputError: for another shape or type, or fewer than two images.
-    """
-    real = truth if isinstance(truth, Statistics) else extractor(truth, progress=progress)
-    return score_features(extractor(samples, progress=progress), real, extractor)
-
-
 def read_reference(path: str | Path) -> Statistics:
-    """A reference file in OpenAI's convention: an `.npz` with `mu` and `sigma`.
+    """Read statistics in OpenAI's format: an `.npz` with `mu` and `sigma`.
 
     Raises:
-        InputError: if it is not one.
+        InputError: for another file.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -210,9 +199,8 @@ def read_reference(path: str | Path) -> Statistics:
     except FileNotFoundError:
         raise InputError(f"there is no file {path}, expected statistics of images") from None
     except (KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{path} is not a reference file ({reason}), expected an .npz with mu and sigma"
+            f"{path} is not a reference file ({one_line(error)}), expected an .npz with mu, sigma"
         ) from None
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise InputError(
@@ -222,22 +210,21 @@ def read_reference(path: str | Path) -> Statistics:
 
 
 def write_reference(path: str | Path, reference: Statistics) -> None:
-    """Write `mu`, `sigma` and the number of images; the file appears when it is whole."""
+    """Write `mu`, `sigma` and the number of images, atomically."""
     buffer = io.BytesIO()
     np.savez(buffer, mu=reference.mu, sigma=reference.sigma, count=np.int64(reference.count))
     write_atomically(Path(path), buffer.getvalue())
 
 
-def pair(samples: Any, truth: Any) -> tuple[DoubleArray, DoubleArray]:
-    """Both sets of features, of the same extractor."""
-    p, q = checked("samples", samples), checked("truth", truth)
+def _pair(samples: Any, truth: Any) -> tuple[DoubleArray, DoubleArray]:
+    p, q = _checked("samples", samples), _checked("truth", truth)
     if p.shape[1] != q.shape[1]:
         raise InputError(f"samples have {p.shape[1]} features, the truth {q.shape[1]}")
     return p, q
 
 
-def checked(name: str, features: Any) -> DoubleArray:
-    """Features as (N, D) float64, N ≥ 2, finite."""
+def _checked(name: str, features: Any) -> DoubleArray:
+    """Validate features and cast them to (N, D) float64."""
     f = np.asarray(features, dtype=np.float64)
     if f.ndim != 2 or len(f) < 2:
         raise InputError(f"{name} have shape {f.shape}, expected features (N, D) of at least 2")

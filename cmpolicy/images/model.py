@@ -1,4 +1,4 @@
-"""A trained image model: opened from its run, ready to sample and to edit."""
+"""Load a trained image model from its run, ready to sample and to edit."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from cmpolicy.images.unet import UNet
 from cmpolicy.training.distributed import Ranks
 from cmpolicy.training.run_directory import RunDirectory
 
-TEACHER_STEPS = 18  # Heun's, 35 network calls: Karras et al. 2022, for CIFAR-10
+STEPS = (1, 2, 5)  # network calls of a student that results report
+TEACHER_STEPS = 18  # of Heun's method, 35 network calls: Karras et al. 2022, for CIFAR-10
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What a model must know of the images that it was trained on.
+    """Facts about the training images that a model needs.
 
     Attributes:
-        name, split: as `open_images` calls them.
-        size: how many images.
+        name, split: arguments of `open_images`.
+        size: number of images.
         shape: (C, H, W).
-        classes: how many, 0 without labels.
+        classes: number of classes, 0 without labels.
         class_names: of the labels.
-        mean, std: of all pixels, between −1 and 1.
+        mean, std: of all pixels, scaled to [−1, 1].
     """
 
     name: str
@@ -53,7 +54,7 @@ class ImageInfo:
 
     @classmethod
     def of(cls, images: ImageDataset) -> ImageInfo:
-        """Of a dataset at hand."""
+        """Describe a dataset."""
         return cls(
             images.name, images.split, len(images), images.shape, images.classes,
             images.class_names, float(images.mean), images.std,
@@ -62,14 +63,14 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class Sampler:
-    """How noise becomes a picture.
+    """Settings that turn noise into an image.
 
     Attributes:
         model: ``student`` or ``teacher``.
-        levels: noise levels, decreasing; those of a student end above 0, one network call each.
+        levels: decreasing noise levels; those of a student end above 0, one network call each.
         solver: of a teacher.
-        churn: its S_churn, S_tmin, S_tmax and S_noise, as `solve` names them.
-        ema_decay: of the averaged weights; None for the ones that training evaluates.
+        churn: of a teacher, keyword arguments of `solve`.
+        ema_decay: of the averaged weights; None for those that training evaluates.
     """
 
     model: str
@@ -81,37 +82,40 @@ class Sampler:
 
 @dataclass(frozen=True)
 class ImageModel:
-    """A teacher, a student, or both, and the images they were trained on.
+    """A teacher, a student, or both, with facts about their training images.
 
     Attributes:
         config: of the run.
-        dataset: the images.
+        dataset: the training images.
         learner: holds the networks.
-        step: updates behind them.
     """
 
     config: ImageConfig
     dataset: ImageInfo
     learner: GenerativeLearner
-    step: int = 0
+
+    @property
+    def step(self) -> int:
+        """Number of updates so far."""
+        return self.learner.step
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """Device of the networks."""
         return self.learner.mean.device
 
     @property
     def conditional(self) -> bool:
-        """Whether the networks know classes."""
+        """Whether the networks are trained on classes."""
         return self.config.conditional and self.dataset.classes > 0
 
     @property
     def parameterization(self) -> Parameterization:
-        """Of the student; of the teacher where there is no student."""
+        """Parameterization of the student, or of the teacher if there is no student."""
         return self.part(None).parameterization
 
     def part(self, name: str | None) -> LevelModel:
-        """The ``student`` or the ``teacher``; None: the student, where there is one.
+        """Return the ``student`` or the ``teacher``; None returns the student if there is one.
 
         Raises:
             InputError: if the run has no such part.
@@ -126,47 +130,63 @@ class ImageModel:
     def function(
         self, labels: Tensor | None, part: str | None = None, ema_decay: float | None = None
     ) -> LevelFunction:
-        """f(x_σ, σ), or a teacher's D, bound to labels (B,) int64; None for no label."""
+        """Bind f(x_σ, σ), or a teacher's D, to labels (B,) int64; None for no labels."""
         model = self.part(part)
-        return model.given(labels, model.averaged(ema_decay))
+        return model.bind(labels, model.averaged(ema_decay))
 
     def encode(self, images: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) → x₀ of the models, float32 on the device."""
+        """Convert images (N, C, H, W) uint8 to the models' x₀, float32 on the device."""
         return self.learner.encode(from_uint8(images.to(self.device)))
 
     def decode(self, x0: Tensor) -> Tensor:
-        """x₀ of the models → uint8 (N, C, H, W) on the CPU."""
+        """Convert the models' x₀ to images (N, C, H, W) uint8 on the CPU."""
         return to_uint8(self.learner.decode(x0)).cpu()
 
     def labels(self, seeds: Sequence[int], label: int | None = None) -> Tensor | None:
-        """One class for all, or all classes in turn, (N,) int64; None for a model without.
+        """Return one class for all, or all classes in turn, (N,) int64; None without classes.
 
         Raises:
             InputError: if there is no such class.
         """
         classes = self.dataset.classes if self.conditional else 0
         if label is not None and not 0 <= label < classes:
-            there = f"0 to {classes - 1}" if classes else "none: the model knows no classes"
-            raise InputError(f"label is {label}, expected {there}")
+            expected = f"0 to {classes - 1}" if classes else "none: the model has no classes"
+            raise InputError(f"label is {label}, expected {expected}")
         if not classes:
             return None
         return torch.tensor([seed % classes if label is None else label for seed in seeds])
 
     def few_steps(self, steps: int) -> Sampler:
-        """The student with that many network calls."""
+        """Build the student's sampler with this number of network calls."""
         return Sampler("student", few_step_levels(steps, self.part("student").parameterization))
 
     def many_steps(self, steps: int = TEACHER_STEPS) -> Sampler:
-        """The teacher with Heun's method."""
+        """Build the teacher's sampler with Heun's method."""
         teacher = self.part("teacher")
         assert isinstance(teacher, EDMTeacher)
         return Sampler("teacher", teacher.levels(steps))
 
-    def sample(self, sampler: Sampler, seeds: Sequence[int], labels: Tensor | None) -> Tensor:
-        """Pictures, each of which depends on its own seed and label alone, but for rounding.
+    def samplers(self, steps: int | None = None) -> dict[str, Sampler]:
+        """Name the samplers that results report, of what is trained so far.
 
         Args:
-            seeds: one a picture.
+            steps: of the student, or of the teacher if there is no student; None for 1, 2 and 5 of
+                the student, and the teacher's.
+        """
+        found: dict[str, Sampler] = {}
+        if self.learner.student is not None and self.step >= self.learner.teacher_steps:
+            for k in STEPS if steps is None else (steps,):
+                found[f"{k} step{'s' if k > 1 else ''}"] = self.few_steps(k)
+        if self.learner.teacher is not None and (steps is None or not found):
+            k = steps or TEACHER_STEPS
+            found[f"teacher, Heun {k}"] = self.many_steps(k)
+        return found
+
+    def sample(self, sampler: Sampler, seeds: Sequence[int], labels: Tensor | None) -> Tensor:
+        """Sample images, each of which depends only on its seed and label, up to rounding.
+
+        Args:
+            seeds: one per image.
             labels: (N,) int64 class labels, or None.
 
         Returns:
@@ -179,8 +199,8 @@ class ImageModel:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         blank = torch.empty(len(seeds), *self.dataset.shape, device=self.device)
         noise = normal_like(blank, generators)
-        given = None if labels is None else labels.to(self.device)
-        f = self.function(given, sampler.model, sampler.ema_decay)
+        on_device = None if labels is None else labels.to(self.device)
+        f = self.function(on_device, sampler.model, sampler.ema_decay)
         with torch.inference_mode():
             if sampler.model == "teacher":
                 x0 = solve(
@@ -194,7 +214,7 @@ class ImageModel:
     def sample_batches(
         self, sampler: Sampler, seeds: Sequence[int], labels: Tensor | None, batch_size: int
     ) -> Iterator[Tensor]:
-        """The same, `batch_size` pictures at a time."""
+        """Sample as `sample` does, `batch_size` images at a time."""
         for begin in range(0, len(seeds), batch_size):
             part = slice(begin, begin + batch_size)
             yield self.sample(sampler, seeds[part], None if labels is None else labels[part])
@@ -208,13 +228,15 @@ def build_learner(
     ranks: Ranks = Ranks(),  # noqa: B008  # frozen
     perceptual: Metric | None = None,
 ) -> GenerativeLearner:
-    """The learner that a configuration describes, untrained.
+    """Build the untrained learner of a configuration; its U-Net computes in `config.precision`.
 
     Raises:
-        InputError: if the network does not fit the images, or the loss has no teacher.
+        InputError: if the network does not fit the images, or the loss needs a teacher.
     """
+    classes = info.classes if config.conditional else 0
+    precision = resolve_precision(config.precision, device, config.AUTO_PRECISION)
     try:
-        network = build_network(config, info, device)
+        network = UNet(info.shape, classes, config.network, autocast=precision == "bf16")
     except ValueError as error:
         raise InputError(str(error)) from None
     return GenerativeLearner(
@@ -224,15 +246,8 @@ def build_learner(
     ).to(device)  # fmt: skip
 
 
-def build_network(config: ImageConfig, info: ImageInfo, device: torch.device) -> UNet:
-    """The U-Net for these images; it computes in the precision that is asked for."""
-    classes = info.classes if config.conditional else 0
-    precision = resolve_precision(config.precision, device, config.AUTO_PRECISION)
-    return UNet(info.shape, classes, config.network, autocast=precision == "bf16")
-
-
 def blank_teacher(config: ImageConfig, info: ImageInfo, device: torch.device) -> EDMTeacher:
-    """A teacher of another run, before its weights are there."""
+    """Build an untrained teacher whose weights another run will give."""
     loss = dataclasses.replace(
         config.loss, name="edm", options={}, other_ema_decays=[], perceptual=False
     )
@@ -248,20 +263,20 @@ def load_image_model(
     device: torch.device | str = "cpu",
     precision: str | None = None,
 ) -> ImageModel:
-    """The model of an image run, without its images.
+    """Load the model of an image run, without its images.
 
     Args:
-        run: the run's directory.
+        run: the run directory.
         checkpoint: ``last`` or ``best``.
-        precision: in place of the run's.
+        precision: by default the run's.
 
     Raises:
-        InputError: if it is not a run of images, is damaged, or has no such checkpoint.
+        InputError: if it is not an image run, is damaged, or has no such checkpoint.
     """
     directory, device = RunDirectory.existing(run), torch.device(device)
     config = load_config(directory, ImageConfig)
     if config is None:
-        raise InputError(f"{run} is no run of images; give one that --config-name image has made")
+        raise InputError(f"{run} is not an image run; give one trained with --config-name image")
     config = dataclasses.replace(config, precision=precision or config.precision)
     try:
         described = dict(directory.read_results()["dataset"])
@@ -272,4 +287,4 @@ def load_image_model(
     learner = build_learner(config, info, device, teacher)
     state = directory.load_checkpoint(checkpoint, str(device))
     learner.load_training_state(state["learner"])
-    return ImageModel(config, info, learner, state["step"])
+    return ImageModel(config, info, learner)

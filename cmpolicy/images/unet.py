@@ -1,63 +1,16 @@
-"""The U-Net of the EDM and ADM family, from half a million parameters to tens of millions."""
+"""Define the U-Net of the EDM and ADM family."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cmpolicy.images.unet_layers import (
-    GROUP_CHANNELS,
-    Down,
-    GroupNorm,
-    ResidualBlock,
-    Up,
-    zero,
-)
+from cmpolicy.images.config import UNetConfig
+from cmpolicy.images.unet_layers import Down, GroupNorm, ResidualBlock, Up, zero
 from cmpolicy.networks.embeddings import FourierEmbedding
-
-RESAMPLERS = ("pool", "fir")
-
-
-@dataclass
-class UNetConfig:
-    """Sizes of a U-Net.
-
-    Attributes:
-        channels: at the first resolution.
-        multipliers: of the channels, one a resolution; each resolution is half of the one before.
-        blocks: residual blocks a resolution on the way down; on the way up one more.
-        attention: resolutions, in pixels of the image over `patch`, with self-attention.
-        patch: pixels a side that enter as channels of one point. 2 makes a network of 28×28 images
-            work at 14×14: a quarter of the cost.
-        resample: ``pool`` (means of 2×2, nearest neighbour up) or ``fir`` (the filter [1, 3, 3, 1]
-            both ways: Karras et al. 2022, DDPM++'s and NCSN++'s difference).
-        dropout: share of the hidden values of a residual block.
-    """
-
-    channels: int = 64
-    multipliers: list[int] = field(default_factory=lambda: [1, 2])
-    blocks: int = 1
-    attention: list[int] = field(default_factory=list)
-    patch: int = 1
-    resample: str = "pool"
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        positive = (self.channels, self.blocks, self.patch, *self.multipliers)
-        if not self.multipliers or min(positive) < 1 or self.channels % GROUP_CHANNELS:
-            raise ValueError(
-                "a network needs multipliers, blocks and patch of at least 1 and channels in "
-                f"steps of {GROUP_CHANNELS}, got {self}"
-            )
-        if self.resample not in RESAMPLERS or not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"need resample in {', '.join(RESAMPLERS)} and 0 ≤ dropout < 1, got "
-                f"{self.resample!r} and {self.dropout}"
-            )
 
 
 class UNet(nn.Module):
@@ -65,13 +18,13 @@ class UNet(nn.Module):
 
     Args:
         shape: (C, H, W) of an image.
-        classes: number of class labels; one more stands for no label.
+        classes: number of class labels; one more embedding stands for no label.
         config: sizes.
-        autocast: compute in bfloat16, but for normalisation and softmax; weights, input and
-            output stay as they are.
+        autocast: computes in bfloat16, except normalisation and softmax; weights, input and output
+            keep their dtype.
 
     Raises:
-        ValueError: if `shape` cannot be halved as often as the configuration asks.
+        ValueError: if H or W cannot be halved as often as `config` asks.
     """
 
     def __init__(
@@ -100,68 +53,63 @@ class UNet(nn.Module):
         self.embed_label = nn.Embedding(classes + 1, width)
         values = colours * c.patch**2
         self.first = nn.Conv2d(values, c.channels, 3, padding=1)
-        widths = self.build_down(c, sides[0] // c.patch, width)
-        self.build_up(c, sides[0] // c.patch, width, widths)
+        self._build_blocks(c, sides[0] // c.patch, width)
         self.last_norm = GroupNorm(c.channels * c.multipliers[0])
         self.last = zero(nn.Conv2d(c.channels * c.multipliers[0], values, 3, padding=1))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def build_down(self, c: UNetConfig, side: int, embedding: int) -> list[int]:
-        """The blocks on the way down, and how many channels each leaves for the way up."""
-        blocks: list[ResidualBlock] = []
-        widths = [c.channels]
-        for level, multiplier in enumerate(c.multipliers):
+    def _build_blocks(self, c: UNetConfig, side: int, embedding: int) -> None:
+        """Build the blocks down and up; each block up takes a skip connection, except resampling.
+
+        Args:
+            side: height of the image in points.
+            embedding: width of the embedding of noise level and label.
+        """
+
+        def block(inputs: int, outputs: int, level: int) -> ResidualBlock:
             attention = side >> level in c.attention
+            return ResidualBlock(inputs, outputs, embedding, c.dropout, attention=attention)
+
+        def resampling(width: int, resample: nn.Module) -> ResidualBlock:
+            return ResidualBlock(width, width, embedding, c.dropout, resample=resample)
+
+        down: list[ResidualBlock] = []
+        widths = [c.channels]  # of the skip connections
+        for level, multiplier in enumerate(c.multipliers):
             if level:
-                down = ResidualBlock(
-                    widths[-1], widths[-1], embedding, c.dropout, resample=Down(c.resample)
-                )
-                blocks.append(down)
+                down.append(resampling(widths[-1], Down(c.resample)))
                 widths.append(widths[-1])
             for _ in range(c.blocks):
-                inputs, outputs = widths[-1], c.channels * multiplier
-                blocks.append(
-                    ResidualBlock(inputs, outputs, embedding, c.dropout, attention=attention)
-                )
-                widths.append(outputs)
-        self.down: Iterable[ResidualBlock] = nn.ModuleList(blocks)  # type: ignore[assignment]
-        return widths
+                down.append(block(widths[-1], c.channels * multiplier, level))
+                widths.append(c.channels * multiplier)
+        self.down: Iterable[ResidualBlock] = nn.ModuleList(down)  # type: ignore[assignment]
 
-    def build_up(self, c: UNetConfig, side: int, embedding: int, widths: list[int]) -> None:
-        """The blocks on the way up, of which each that does not resample takes from `widths`."""
         width = widths[-1]
-        attention = side >> (len(c.multipliers) - 1) in c.attention
-        blocks = [ResidualBlock(width, width, embedding, c.dropout, attention=attention)]
+        up = [block(width, width, len(c.multipliers) - 1)]
         for level, multiplier in reversed(list(enumerate(c.multipliers))):
-            attention = side >> level in c.attention
             for _ in range(c.blocks + 1):
-                inputs, outputs = width + widths.pop(), c.channels * multiplier
-                blocks.append(
-                    ResidualBlock(inputs, outputs, embedding, c.dropout, attention=attention)
-                )
-                width = outputs
+                up.append(block(width + widths.pop(), c.channels * multiplier, level))
+                width = c.channels * multiplier
             if level:
-                up = Up(c.resample)
-                blocks.append(ResidualBlock(width, width, embedding, c.dropout, resample=up))
-        self.up: Iterable[ResidualBlock] = nn.ModuleList(blocks)  # type: ignore[assignment]
+                up.append(resampling(width, Up(c.resample)))
+        self.up: Iterable[ResidualBlock] = nn.ModuleList(up)  # type: ignore[assignment]
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """F(x, c_noise, label).
+        """Compute F(x, c_noise, label).
 
         Args:
             x: (B, C, H, W).
             c_noise: (B,).
-            condition: (B,) int64 class labels, negative for none; None for none at all.
+            condition: class labels (B,) int64, negative for no label; None for no labels at all.
 
         Returns:
-            (B, C, H, W), in the dtype of x; zero before training.
+            (B, C, H, W) in the dtype of x; zero before training.
         """
         autocast = self.autocast and x.dtype == torch.float32
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-            return self.compute(x, c_noise, condition).to(x.dtype)
+            return self._compute(x, c_noise, condition).to(x.dtype)
 
-    def compute(self, x: Tensor, c_noise: Tensor, condition: Tensor | None) -> Tensor:
-        """F in the precision of the moment."""
+    def _compute(self, x: Tensor, c_noise: Tensor, condition: Tensor | None) -> Tensor:
         label = torch.full_like(c_noise, -1, dtype=torch.int64) if condition is None else condition
         label = torch.where(label < 0, self.classes, label)
         embedding = self.embed_noise(self.noise_embedding(c_noise)) + self.embed_label(label)

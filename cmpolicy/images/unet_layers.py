@@ -1,4 +1,4 @@
-"""What the U-Net is made of: normalisation, dropout, resampling, attention, the residual block."""
+"""Define the layers of the U-Net: normalisation, resampling, attention, the residual block."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cmpolicy.images.config import GROUP_CHANNELS
 from cmpolicy.networks.shared_dropout import SharedDropout
 
 HEAD_CHANNELS = 64
-GROUP_CHANNELS = 4  # of a normalisation, at least
 MAX_GROUPS = 32
 
 
 class GroupNorm(nn.Module):
-    """Wu & He 2018, with as many groups as EDM's networks have where that divides the channels.
+    """Group normalisation (Wu & He 2018) with EDM's number of groups where it divides the channels.
 
-    It computes in the type of its weights: the sums need float32, and a CPU has no quick way in
-    bfloat16. PyTorch's own has no forward-mode derivative for channels-last tensors.
+    It computes in the dtype of its weights: the sums need float32, and bfloat16 is slow on a CPU.
+    PyTorch's own layer has no forward-mode derivative for channels-last tensors.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -30,15 +30,15 @@ class GroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → the same shape and type."""
+        """Normalise (B, C, H, W); shape and dtype stay."""
         wide = x.to(self.weight.dtype)
         arguments = (wide, self.weight, self.bias, self.groups, self.eps)
-        y: Tensor = Normalize.apply(*arguments)[0]  # type: ignore[no-untyped-call]
+        y: Tensor = _Normalize.apply(*arguments)[0]  # type: ignore[no-untyped-call]
         return y.to(x.dtype)
 
 
-class Normalize(torch.autograd.Function):
-    """PyTorch's kernels, and eq. 2 of Wu & He 2018 differentiated along a direction."""
+class _Normalize(torch.autograd.Function):
+    """PyTorch's kernels, with the forward-mode derivative of eq. 2 of Wu & He 2018."""
 
     @staticmethod
     def forward(
@@ -93,7 +93,7 @@ class Normalize(torch.autograd.Function):
 
 
 def zero(module: nn.Conv2d) -> nn.Conv2d:
-    """The same module with zero weights, so that a residual branch begins as nothing."""
+    """Zero the weights, so that a residual branch starts at zero."""
     nn.init.zeros_(module.weight)
     if module.bias is not None:
         nn.init.zeros_(module.bias)
@@ -101,7 +101,7 @@ def zero(module: nn.Conv2d) -> nn.Conv2d:
 
 
 class Down(nn.Module):
-    """Half the resolution: (B, C, H, W) → (B, C, H/2, W/2)."""
+    """Halve the resolution: (B, C, H, W) → (B, C, H/2, W/2)."""
 
     kernel: Tensor
 
@@ -119,7 +119,7 @@ class Down(nn.Module):
 
 
 class Up(Down):
-    """Twice the resolution: (B, C, H, W) → (B, C, 2H, 2W), the adjoint of `Down`, times 4."""
+    """Double the resolution: (B, C, H, W) → (B, C, 2H, 2W), 4 times the adjoint of `Down`."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kernel.shape[-1] == 2:
@@ -129,9 +129,10 @@ class Up(Down):
 
 
 class Attention(nn.Module):
-    """Self-attention over all points of an image, with a zero-initialised residual branch.
+    """Self-attention over the points of an image, in a zero-initialised residual branch.
 
-    Written out: PyTorch's fused kernels have no forward-mode derivative, which sCT and sCD need.
+    It is written out because PyTorch's fused kernels lack the forward-mode derivative that sCT and
+    sCD need.
     """
 
     def __init__(self, channels: int) -> None:
@@ -142,7 +143,7 @@ class Attention(nn.Module):
         self.out = zero(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → the same shape."""
+        """Attend over H × W; (B, C, H, W) keeps its shape."""
         b, c, height, width = x.shape
         qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1)
         q, k, v = qkv.reshape(b, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
@@ -153,9 +154,9 @@ class Attention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, the second after a scale and a shift that the noise level and label give.
+    """Two convolutions with a scale and a shift from the embedding between them.
 
-    ADM's block (Dhariwal & Nichol 2021, App. A), with resampling inside where there is some.
+    ADM's block (Dhariwal & Nichol 2021, App. A); `resample` acts inside it.
     """
 
     def __init__(
@@ -179,7 +180,7 @@ class ResidualBlock(nn.Module):
         self.attention = Attention(outputs) if attention else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(B, inputs, H, W), (B, E) → (B, outputs, H', W')."""
+        """(B, inputs, H, W), embedding (B, E) → (B, outputs, H', W')."""
         h = self.conv1(self.resample(functional.silu(self.norm1(x))))
         scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, dim=1)
         h = torch.addcmul(shift, self.norm2(h), 1 + scale)

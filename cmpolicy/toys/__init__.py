@@ -1,1 +1,1 @@
-"""Toys of one and two dimensions: distributions, training, distances, figures."""
+"""Toys in one and two dimensions: distributions, training, distances and figures."""

@@ -1,7 +1,7 @@
-"""The bandit toy for the loop: a consistency actor of `agents`, guided by its critic.
+"""Train the published consistency actor-critic on a bandit, in the loop.
 
-One-step episodes with one observation. The behaviour prefers a worse mode; cloning keeps its
-weights, and Q-guidance moves the mass to the best one.
+Episodes have one step and one observation. The behaviour prefers a worse mode: cloning keeps its
+weights, and Q-guidance moves the mass to the best mode.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmpolicy.agents import Spaces
-from cmpolicy.agents.ac import ACConfig, ConsistencyAC
+from cmpolicy.agents import DingJinAC, Spaces
+from cmpolicy.agents.ding_jin import DingJinACConfig
 from cmpolicy.consistency.losses import LOSSES
 from cmpolicy.errors import InputError
 from cmpolicy.policy.config import PolicyConfig
 from cmpolicy.toys.config import ToyConfig
-from cmpolicy.toys.dataset import TRAINING_SAMPLES, Bandit, find_toy
+from cmpolicy.toys.dataset import TRAINING_SAMPLES, Bandit
 from cmpolicy.toys.figures import draw_bandit
 from cmpolicy.training.loop import Evaluation
 from cmpolicy.training.run_directory import RunDirectory
@@ -31,11 +31,11 @@ log = logging.getLogger("cmpolicy")
 
 @dataclass(frozen=True)
 class BanditScore:
-    """What the actor's actions earn.
+    """Rewards and modes of the actor's actions.
 
     Attributes:
-        mean_reward: of the actor, and `behaviour_reward` of the data.
-        mass: share of its actions nearest to each mode, and `behaviour_mass` of the data's.
+        mean_reward: of the actor; `behaviour_reward` of the data.
+        mass: fraction of its actions nearest to each mode; `behaviour_mass` of the data's.
         best_mode: index of the mode with the highest reward.
     """
 
@@ -60,19 +60,15 @@ class BanditTask:
         InputError: for a loss that needs a teacher.
     """
 
-    def __init__(self, config: ToyConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(self, config: ToyConfig, toy: Bandit, device: torch.device) -> None:
+        self.config, self.toy, self.device = config, toy, device
         loss = config.loss
         if loss.name not in LOSSES or loss.teacher_steps or config.teacher:
             raise InputError(
-                f"a bandit's actor trains on data alone, which loss={loss.name} does not; "
-                f"choose one of {', '.join(LOSSES)} with loss.teacher_steps=0"
+                f"loss={loss.name} needs a teacher, and a bandit's actor has none; choose one of "
+                f"{', '.join(LOSSES)} with loss.teacher_steps=0"
             )
-        toy = find_toy(config.toy)
-        assert isinstance(toy, Bandit)
-        self.toy = toy
         generator = torch.Generator().manual_seed(config.seed)
-        self.dataset = toy.transitions(TRAINING_SAMPLES, generator).to(device)
         policy = PolicyConfig(
             hidden=config.hidden,
             parameterization=loss.parameterization,
@@ -81,7 +77,7 @@ class BanditTask:
             sigma_min=config.sigma_min,
             sigma_max=config.sigma_max,
         )
-        agent = ACConfig(
+        agent = DingJinACConfig(
             policy=policy,
             eta=config.eta,
             learning_rate=loss.learning_rate,
@@ -90,23 +86,23 @@ class BanditTask:
             critic_learning_rate=loss.learning_rate,
         )
         spaces = Spaces(1, [-1.0] * toy.dim, [1.0] * toy.dim)
-        self.learner = ConsistencyAC(spaces, agent, config.steps).to(device)
-        self.dataset = self.learner.prepare(self.dataset)
+        dataset = toy.transitions(TRAINING_SAMPLES, generator).to(device)
+        self.learner = DingJinAC(spaces, agent, config.steps).to(device)
+        self.dataset = self.learner.prepare(dataset)
         log.info("bandit: %s   loss: %s   eta: %g", config.toy, loss.name, config.eta)
 
     def run_name(self) -> str:
-        """Toy and method, a path below output_dir."""
+        """Name toy and method, as a path below output_dir."""
         return f"{self.config.toy}/{self.config.loss.name}-eta{self.config.eta:g}"
 
-    def actions(self, seed: int) -> Tensor:
-        """One-step actions of the averaged policy, (n, d)."""
-        nothing = np.zeros((self.config.eval.samples, 1), dtype=np.float32)
+    def _actions(self, seed: int) -> Tensor:
+        """Sample one-step actions of the averaged policy, (n, d)."""
+        observations = np.zeros((self.config.eval.samples, 1), dtype=np.float32)
         generator = torch.Generator(self.device).manual_seed(seed)
-        return torch.from_numpy(self.learner.act(nothing, mode_of=1, generator=generator))
+        return torch.from_numpy(self.learner.act(observations, mode_of=1, generator=generator))
 
-    def score(self, seed: int) -> BanditScore:
-        """Reward and mass of the actor beside those of the data."""
-        mine, theirs = self.actions(seed), self.dataset.actions.cpu()
+    def _score(self, seed: int) -> BanditScore:
+        mine, theirs = self._actions(seed), self.dataset.actions.cpu()
         return BanditScore(
             mean_reward=float(self.toy.reward(mine).mean()),
             behaviour_reward=float(self.toy.reward(theirs).mean()),
@@ -116,8 +112,8 @@ class BanditTask:
         )
 
     def evaluate(self, step: int) -> Evaluation:
-        """During training: the same noise each time."""
-        score = self.score(10_000 * (self.config.seed + 1))
+        """Score the actor during training, with the same noise each time."""
+        score = self._score(10_000 * (self.config.seed + 1))
         scalars = {
             "eval/mean_reward": score.mean_reward,
             "eval/mass_at_best": score.mass[score.best_mode],
@@ -125,11 +121,11 @@ class BanditTask:
         return Evaluation(step, score.mean_reward, scalars)
 
     def final_score(self) -> BanditScore:
-        """At the end, with noise that no checkpoint was chosen by."""
-        return self.score(10_000 * (self.config.seed + 1) + 5_000)
+        """Score the actor with noise that did not choose the best checkpoint."""
+        return self._score(10_000 * (self.config.seed + 1) + 5_000)
 
     def description(self) -> dict[str, Any]:
-        """What a result must say of its data and method."""
+        """Describe data and method for results.json."""
         return {
             "task": self.config.toy,
             "loss": asdict(self.config.loss),
@@ -139,25 +135,21 @@ class BanditTask:
         }
 
     def log_caveats(self) -> None:
-        """Nothing beyond the scores."""
+        """Log nothing."""
 
     def save_model(self, run: RunDirectory) -> None:
         """Write policy.safetensors, which `ConsistencyPolicy.load` reads."""
         self.learner.average_policy.save(run.path / "policy.safetensors")
 
     def draw(self, run: RunDirectory, evaluations: list[Evaluation]) -> Path:
-        """Write panel.png: the data and the actor over the reward, along the first coordinate."""
+        """Write panel.png: first coordinates of the actions of data and actor, and the reward."""
         path = run.path / "panel.png"
         grid = torch.zeros(400, self.toy.dim)
         grid[:, 0] = torch.linspace(-1, 1, 400)
-        draw_bandit(
-            path,
-            {
-                "data": self.dataset.actions.cpu()[:, 0],
-                f"actor\nη = {self.config.eta:g}": self.actions(0)[:, 0],
-            },
-            grid[:, 0],
-            self.toy.reward(grid),
-            title=f"{self.config.loss.name} on {self.config.toy}",
-        )
+        actions = {
+            "data": self.dataset.actions.cpu()[:, 0],
+            f"actor\nη = {self.config.eta:g}": self._actions(0)[:, 0],
+        }
+        title = f"{self.config.loss.name} on {self.config.toy}"
+        draw_bandit(path, actions, grid[:, 0], self.toy.reward(grid), title=title)
         return path

@@ -1,4 +1,4 @@
-"""Every key of a toy run, its type, its default and its range."""
+"""Define every key of a toy run: type, default and range."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cmpolicy.generative.loss_config import LossConfig
 
 @dataclass
 class ToyEvalConfig:
-    """Comparison of a toy's samples with the truth.
+    """Evaluation of samples against the truth.
 
     Attributes:
-        every: updates between two comparisons.
-        samples: of each.
+        every: updates between two evaluations.
+        samples: number of samples in each.
     """
 
     every: int = 1_000
@@ -32,11 +32,11 @@ class ToyConfig(RunConfig):
     """Toys: `python -m cmpolicy.train --config-name toy toy=NAME loss=LOSS`.
 
     Attributes:
-        toy: a name in `cmpolicy.toys.dataset.TOYS`.
-        loss: see `LossConfig`; a file in configs/loss/.
-        hidden: widths of the network.
-        sigma_min, sigma_max: ends of the noise levels, where the data has σ_d = 0.5.
-        teacher: a toy run whose teacher is distilled, in place of training one first.
+        toy: one of `cmpolicy.toys.dataset.TOYS`.
+        loss: see `LossConfig`; files in configs/loss/.
+        hidden: widths of the network's hidden layers.
+        sigma_min, sigma_max: range of noise levels, for data with σ_d = 0.5.
+        teacher: run directory of a trained teacher; null trains one if the loss needs it.
         eta: weight of the Q-guidance, on a bandit.
     """
 
@@ -64,9 +64,9 @@ class ToyConfig(RunConfig):
         if self.precision not in ("auto", "fp32"):
             raise ValueError(f"toys train in fp32, got precision={self.precision}")
         if self.loss.only_teacher:
-            raise ValueError(f"loss.name={self.loss.name} trains no student, which toys are about")
+            raise ValueError(f"loss.name={self.loss.name} trains no student, which toys need")
         if self.loss.perceptual:
-            raise ValueError("loss.perceptual compares pictures, and a toy has none")
+            raise ValueError("loss.perceptual compares images, and toys have none")
 
 
 store = ConfigStore.instance()

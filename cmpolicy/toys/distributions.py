@@ -1,7 +1,7 @@
-"""Distributions whose density is known: what the toys are made of.
+"""Define distributions with a known density, of which the toys consist.
 
-Samples are float32 and drawn on the CPU, from torch's global generator where none is given, so
-that a seed means the same numbers whatever the training device. Densities are float64.
+Samples are float32 on the CPU, from torch's global generator by default, so that a seed gives the
+same numbers on every device. Densities are float64.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cmpolicy.errors import InputError
 
-CHUNK = 1024  # rows of x at a time: a curve is a mixture of `CURVE_NODES` components
+CHUNK = 1024  # points at a time, because a curve is a mixture of CURVE_NODES components
 CURVE_NODES = 1024
 CONDITION_NODES = 256
 EXACT = "donot_use_mm_for_euclid_dist"
@@ -25,12 +25,12 @@ Curve = Callable[[Tensor], Tensor]  # u in [0, 1], (n,), to points (n, d)
 
 
 class Toy(ABC):
-    """A distribution on R^d that can be sampled and whose density is known.
+    """A distribution on R^d.
 
     Attributes:
         dim: d.
         mean: (d,) float64.
-        std: one number for all coordinates, √(total variance / d): the σ_d of the models.
+        std: √(total variance / d), one number for all coordinates: σ_d of the models.
     """
 
     dim: int
@@ -39,14 +39,14 @@ class Toy(ABC):
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """`n` independent samples, (n, d) float32."""
+        """Draw `n` independent samples, (n, d) float32."""
 
     @abstractmethod
     def log_density(self, x: Any) -> Tensor:
-        """ln p(x) of points (n, d) as float64 (n,); −inf outside the support."""
+        """Compute ln p(x) of points (n, d), (n,) float64; −inf outside the support."""
 
     def density(self, x: Any) -> Tensor:
-        """p(x) of points (n, d) as float64 (n,)."""
+        """Compute p(x) of points (n, d), (n,) float64."""
         return self.log_density(x).exp()
 
 
@@ -54,7 +54,7 @@ class GaussianMixture(Toy):
     """Σ_k w_k N(m_k, s_k² I).
 
     Args:
-        weights: (k,), positive, summing to 1.
+        weights: (k,), positive, with sum 1.
         means: (k, d).
         stds: (k,), or one for all.
     """
@@ -86,22 +86,21 @@ class GaussianMixture(Toy):
         points = _points(x, self.dim)
         norm = self.weights.log() - self.dim * (self.stds.log() + 0.5 * math.log(2 * math.pi))
         rows = []
-        for start in range(0, len(points), CHUNK):
-            part = points[start : start + CHUNK]
+        for part in torch.split(points, CHUNK):
             distance = torch.cdist(part, self.means, compute_mode=EXACT) / self.stds
             rows.append(torch.logsumexp(norm - 0.5 * distance**2, dim=1))
-        return torch.cat(rows) if rows else points.new_zeros(0)
+        return torch.cat(rows)
 
     def cdf(self, x: Any) -> Tensor:
-        """P(X ≤ x) of points (n,) or (n, 1) as float64 (n,), in one dimension."""
-        self._one_dimensional("cdf")
+        """Compute P(X ≤ x) of points (n,) or (n, 1), (n,) float64, in one dimension."""
+        if self.dim != 1:
+            raise InputError(f"cdf needs a one-dimensional toy, this one has {self.dim}")
         z = (_points(x, 1) - self.means[:, 0]) / self.stds
         below: Tensor = torch.special.ndtr(z) @ self.weights
         return below
 
     def quantiles(self, n: int) -> Tensor:
-        """The `n` quantiles at (i − ½)/n, (n, 1) float64: a truth without sampling noise."""
-        self._one_dimensional("quantiles")
+        """Compute the quantiles at (i − ½)/n, (n, 1) float64: a truth without sampling noise."""
         level = (torch.arange(n, dtype=torch.float64) + 0.5) / n
         reach = 40 * self.stds
         low = (self.means[:, 0] - reach).min().expand(n)
@@ -112,16 +111,12 @@ class GaussianMixture(Toy):
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
         return ((low + high) / 2)[:, None]
 
-    def _one_dimensional(self, what: str) -> None:
-        if self.dim != 1:
-            raise InputError(f"{what} needs a one-dimensional toy, this one has {self.dim}")
-
 
 class NoisyCurve(GaussianMixture):
     """curve(u) + noise·z with u uniform on [0, 1].
 
-    Its density ∫N(x; curve(u), noise²)du is taken by the midpoint rule, a thousand nodes that
-    lie much closer than `noise`: a mixture. Samples are exact.
+    Samples are exact. The density ∫N(x; curve(u), noise²)du is a mixture at a thousand midpoints,
+    which are much closer to each other than `noise`.
     """
 
     def __init__(self, curve: Curve, noise: float) -> None:
@@ -158,60 +153,42 @@ class ConditionalToy(ABC):
     """A distribution of (x, condition) whose density of x given the condition is known.
 
     Attributes:
-        dim: of x; `condition_dim` of the condition.
-        conditions: (m, condition_dim) float32, those at which quality is measured.
-        marginal: the distribution of x alone, whose mean and std are the data's.
+        conditions: (m, condition_dim) float32, at which quality is measured.
+        marginal: the distribution of x alone.
     """
 
-    dim: int
-    condition_dim: int
     conditions: Tensor
     marginal: GaussianMixture
 
     @property
-    def mean(self) -> Tensor:
-        """Mean of x, (d,) float64."""
-        return self.marginal.mean
-
-    @property
-    def std(self) -> float:
-        """Standard deviation of x over all conditions."""
-        return self.marginal.std
+    def dim(self) -> int:
+        """Dimension of x."""
+        return self.marginal.dim
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """x (n, d) and its conditions (n, condition_dim), float32."""
+        """Draw x (n, d) and conditions (n, condition_dim), float32."""
 
     @abstractmethod
     def given(self, condition: Any) -> GaussianMixture:
-        """The exact distribution of x given one condition, (condition_dim,)."""
-
-    def log_density(self, x: Any, condition: Any) -> Tensor:
-        """ln p(x | condition) of pairs of rows (n, d), (n, condition_dim) as float64 (n,)."""
-        points, given = _points(x, self.dim), _points(condition, self.condition_dim)
-        rows, index = torch.unique(given, dim=0, return_inverse=True)
-        out = torch.empty(len(points), dtype=torch.float64)
-        for i, row in enumerate(rows):
-            out[index == i] = self.given(row).log_density(points[index == i])
-        return out
+        """Return the exact distribution of x given one condition, (condition_dim,)."""
 
 
 class Labelled(ConditionalToy):
-    """A mixture of toys; the condition is the one-hot label of the part that x came from."""
+    """A mixture of toys; the condition is the one-hot label of the part that x comes from."""
 
     def __init__(self, weights: Sequence[float], parts: Sequence[GaussianMixture]) -> None:
         self.weights, self.parts = torch.tensor(weights, dtype=torch.float64), tuple(parts)
-        self.dim, self.condition_dim = parts[0].dim, len(parts)
         self.conditions = torch.eye(len(parts))
         self.marginal = _mixture_of(self.weights, self.parts)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         label = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        every = torch.stack([part.sample(n, generator) for part in self.parts])
-        return every[label, torch.arange(n)], self.conditions[label]
+        samples = torch.stack([part.sample(n, generator) for part in self.parts])
+        return samples[label, torch.arange(n)], self.conditions[label]
 
     def given(self, condition: Any) -> GaussianMixture:
-        label = _points(condition, self.condition_dim)[0]
+        label = _points(condition, len(self.parts))[0]
         if not torch.equal(label.sort().values, self.conditions[-1].double()):
             raise InputError(f"condition is {label.tolist()}, expected a one-hot label")
         return self.parts[int(label.argmax())]
@@ -229,16 +206,15 @@ class MovingMixture(ConditionalToy):
         nodes = (torch.arange(CONDITION_NODES, dtype=torch.float64) + 0.5) / CONDITION_NODES
         parts = [self.given(2 * node - 1) for node in nodes]
         self.marginal = _mixture_of(torch.full_like(nodes, 1 / CONDITION_NODES), parts)
-        self.dim, self.condition_dim = self.marginal.dim, 1
         self.conditions = torch.linspace(-0.8, 0.8, 5)[:, None]  # the middles of five equal parts
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         condition = 2 * torch.rand(n, 1, generator=generator) - 1
-        resting = self.given(0.0)
-        component = torch.multinomial(resting.weights, n, replacement=True, generator=generator)
+        at_zero = self.given(0.0)
+        component = torch.multinomial(at_zero.weights, n, replacement=True, generator=generator)
         means = self.means_at(condition[:, 0].double())[torch.arange(n), component]
         noise = torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
-        return (means + resting.stds[component, None] * noise).float(), condition
+        return (means + at_zero.stds[component, None] * noise).float(), condition
 
     def given(self, condition: Any) -> GaussianMixture:
         c = _points(condition, 1)[0]
@@ -254,10 +230,10 @@ def _mixture_of(weights: Tensor, parts: Sequence[GaussianMixture]) -> GaussianMi
 
 
 def _points(x: Any, dim: int) -> Tensor:
-    """`x` as float64 points (n, dim) on the CPU; one point (dim,) is taken too, and (n,) in 1-D.
+    """Cast points to (n, dim) float64 on the CPU; (dim,) is one point, and (n,) n points in 1-D.
 
     Raises:
-        InputError: another shape.
+        InputError: for another shape.
     """
     points = torch.as_tensor(x).detach().cpu().double()
     if points.ndim < 2:

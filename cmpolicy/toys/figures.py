@@ -1,4 +1,4 @@
-"""Pictures of toy runs: arrays in, a PNG out."""
+"""Draw pictures of toy runs as PNG files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure, SubFigure
 
 from cmpolicy.array_types import DoubleArray
-from cmpolicy.errors import InputError
 
 Scores = Mapping[str, Mapping[str, float]]  # row ("1 step") to column ("w1") to number
 
@@ -29,32 +28,24 @@ BINS = 100
 
 @dataclass(frozen=True)
 class Density:
-    """The true density on a grid: x (G,) ascending, p (G,)."""
+    """The true density p (G,) on an ascending grid x (G,)."""
 
     x: DoubleArray
     p: DoubleArray
 
+    @classmethod
+    def on_grid(cls, density: Any, low: float, high: float, points: int = 600) -> Density:
+        """Evaluate `density`, a function of (G, 1) like `Toy.density`, on an even grid."""
+        x = np.linspace(low, high, points)
+        return cls(x, np.asarray(density(x[:, None]), dtype=np.float64))
+
 
 @dataclass(frozen=True)
 class Paths:
-    """How samples came about: levels (S,) decreasing σ, positions (S, P) of P points at each.
-
-    The last level may be 0. `samples` (N,) are those of the histogram, by default the last
-    positions.
-    """
+    """Positions (S, P) of P points at decreasing noise levels (S,); the last may be 0."""
 
     levels: DoubleArray
     positions: DoubleArray
-    samples: DoubleArray | None = None
-
-    def __post_init__(self) -> None:
-        if self.positions.ndim != 2 or len(self.positions) != len(self.levels):
-            raise InputError(
-                f"positions has shape {self.positions.shape}, expected (S, P) with a row for each "
-                f"of the {len(self.levels)} levels"
-            )
-        if len(self.levels) < 2 or not (np.diff(self.levels) < 0).all() or self.levels[-1] < 0:
-            raise InputError("levels must decrease, be at least two, and end at 0 or above")
 
 
 def draw_toy_panel(
@@ -67,15 +58,14 @@ def draw_toy_panel(
     title: str,
     sigma_data: float,
     center: float = 0.0,
-    samples_title: str = "one step",
 ) -> None:
-    """A run in one dimension: how points travel, the samples over the density, the scores.
+    """Draw a run in one dimension: paths of points, one-step samples over the density, scores.
 
     Args:
-        paths: title to paths, drawn in two columns ("teacher, Euler", "consistency, 4 steps").
-        samples: (N,) or (N, 1), the large histogram.
-        scores: row to column to number, rows from top to bottom.
-        sigma_data, center: standard deviation and mean of the data; the axes are scaled by them.
+        paths: by title, such as "consistency, 4 steps", in two columns.
+        samples: one-step samples, (N,) or (N, 1).
+        scores: a table, rows from top to bottom.
+        sigma_data, center: standard deviation and mean of the data, which scale the axes.
     """
     rows = max(1, -(-len(paths) // 2))
     figure = Figure(figsize=(16.5, 3.7 * max(rows, 2)), layout="constrained")
@@ -86,7 +76,7 @@ def draw_toy_panel(
         _draw_paths(cell, name, one, truth, sigma_data, center)
     histogram, table = right.subplots(2, 1, height_ratios=(1.6, 1))
     _draw_histogram(histogram, _flat(samples), truth)
-    histogram.set_title(samples_title, fontsize=11)
+    histogram.set_title("one step", fontsize=11)
     histogram.set_xlabel("x")
     histogram.legend(frameon=False, fontsize=9, loc="upper right")
     histogram.set_ylim(top=1.25 * histogram.get_ylim()[1])
@@ -97,9 +87,8 @@ def draw_toy_panel(
 def draw_toy_panel_2d(
     path: Path, truth: Any, samples: Mapping[str, Any], scores: Scores, *, title: str
 ) -> None:
-    """A run in two dimensions: the truth (N, 2), samples (N, 2) by name, and the scores."""
-    clouds = {"truth": _plane("truth", truth)}
-    clouds |= {name: _plane(name, points) for name, points in samples.items()}
+    """Draw a run in two dimensions: true points (N, 2), samples (N, 2) by name, and scores."""
+    clouds = {name: np.asarray(xy, np.float64) for name, xy in {"truth": truth, **samples}.items()}
     low, high = clouds["truth"].min(0), clouds["truth"].max(0)
     middle, reach = (low + high) / 2, 0.58 * float((high - low).max())
     figure = Figure(figsize=(3.5 * len(clouds), 4.8 + 0.24 * len(scores)), layout="constrained")
@@ -124,50 +113,38 @@ def draw_toy_panel_2d(
     figure.savefig(path, dpi=DPI)
 
 
-def draw_toy_comparison(
+def draw_histograms(
     path: Path,
     samples: Mapping[str, Mapping[str, Any]],
     truths: Mapping[str, Density],
-    captions: Mapping[str, Mapping[str, str]],
     *,
     title: str,
 ) -> None:
-    """A row for each loss and a column for each toy: small histograms over the true density.
+    """Draw a grid of small histograms over the true density.
 
     Args:
-        samples: loss to toy to (N,) or (N, 1); a toy that a loss lacks leaves its cell empty.
-        truths: toy to density; its order is that of the columns.
-        captions: loss to toy to the words in the corner, such as "W1 0.021 ± 0.003".
+        samples: by row, then by column, (N,) or (N, 1).
+        truths: by column.
     """
     shape = (len(samples), len(truths))
     figure = Figure(figsize=(3.1 * shape[1] + 0.5, 1.55 * shape[0] + 0.9), layout="constrained")
     figure.suptitle(title, fontsize=13)
     grid = figure.subplots(*shape, squeeze=False, sharex="col", sharey="col")
-    for row, (loss, cells) in zip(grid, samples.items(), strict=True):
-        row[0].set_ylabel(loss, rotation=0, ha="right", va="center", fontsize=11, labelpad=10)
-        for axes, (toy, truth) in zip(row, truths.items(), strict=True):
-            axes.set_yticks([])
-            axes.spines[["left", "top", "right"]].set_visible(False)
+    for row, (name, cells) in zip(grid, samples.items(), strict=True):
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=11, labelpad=10)
+        for axes, (column, truth) in zip(row, truths.items(), strict=True):
             axes.tick_params(labelsize=8)
-            if toy not in cells:
-                axes.text(
-                    0.5, 0.5, "–", transform=axes.transAxes, ha="center", color="0.5", fontsize=12
-                )
-                continue
-            _draw_histogram(axes, _flat(cells[toy]), truth, bins=70)
+            _draw_histogram(axes, _flat(cells[column]), truth, bins=70)
             axes.set_ylim(0, 1.4 * truth.p.max())
-            caption = captions.get(loss, {}).get(toy, "")
-            axes.text(0.99, 0.97, caption, transform=axes.transAxes, ha="right", va="top",
-                      fontsize=9)  # fmt: skip
-    for axes, toy in zip(grid[0], truths, strict=True):
-        axes.set_title(toy, fontsize=11)
+    for axes, column in zip(grid[0], truths, strict=True):
+        axes.set_title(column, fontsize=11)
     figure.savefig(path, dpi=DPI)
 
 
 def draw_bandit(
     path: Path, actions: Mapping[str, Any], grid: Any, reward: Any, *, title: str
 ) -> None:
-    """Actions (N,) in [−1, 1] of each policy by name, over the reward (G,) on a grid (G,)."""
+    """Draw actions (N,) in [−1, 1] of each policy by name, over the reward (G,) on a grid (G,)."""
     figure = Figure(figsize=(7.5, 1.7 * len(actions) + 0.8), layout="constrained")
     figure.suptitle(title, fontsize=13)
     rows = figure.subplots(len(actions), 1, squeeze=False, sharex=True)[:, 0]
@@ -187,11 +164,11 @@ def draw_bandit(
 def _draw_paths(
     cell: SubFigure, name: str, paths: Paths, truth: Density, sigma_data: float, center: float
 ) -> None:
-    """Density of the noise, paths from σ_max to 0, samples beside the true density.
+    """Draw the density of the noise, paths from σ_max to 0, and samples over the true density.
 
-    Points are drawn at center + (x − center) σ_d/√(σ² + σ_d²), where TrigFlow has them (Lu & Song
-    2024): noise is as wide as the data, and data stays where it is. The axis of σ is
-    arctan(3σ/σ_d), because modes part late.
+    Points are drawn at center + (x − center) σ_d/√(σ² + σ_d²), as in TrigFlow (Lu & Song 2024):
+    noise is as wide as the data, and data stays where it is. The axis of σ is arctan(3σ/σ_d),
+    because modes separate late.
     """
     noise, middle, data = cell.subplots(1, 3, sharey=True, width_ratios=(0.28, 1, 0.42))
     cell.suptitle(name, fontsize=11)
@@ -220,24 +197,20 @@ def _draw_paths(
     middle.set_xticks(places_of_ticks, [f"{s:g}" for s in ticks], fontsize=8)
     middle.set_xlabel("σ", fontsize=9, labelpad=1)
 
-    samples = _flat(places[-1] if paths.samples is None else paths.samples)
-    _draw_histogram(data, samples, truth, orientation="horizontal", bins=70)
-    for axes in (noise, data):
-        axes.set_xticks([])
+    _draw_histogram(data, places[-1], truth, upright=False, bins=70)
+    noise.set_xticks([])
     for axes in (noise, middle, data):
         axes.spines[:].set_visible(False)
         axes.tick_params(axis="y", length=0, labelsize=8, labelleft=axes is noise)
 
 
 def _draw_histogram(
-    axes: Axes, samples: DoubleArray, truth: Density, *, orientation: str = "vertical",
-    bins: int = BINS,
-) -> None:  # fmt: skip
-    """Samples as a share of all, those outside the density's grid not shown, over the density."""
+    axes: Axes, samples: DoubleArray, truth: Density, *, upright: bool = True, bins: int = BINS
+) -> None:
+    """Draw the density of samples over the true density; samples off its grid are left out."""
     low, high = float(truth.x[0]), float(truth.x[-1])
     inside = samples[(samples >= low) & (samples <= high)]
     weights = np.full(len(inside), bins / ((high - low) * len(samples)))
-    upright = orientation == "vertical"
     axes.hist(inside, bins=bins, range=(low, high), weights=weights, color=MODEL, alpha=0.6,
               orientation="vertical" if upright else "horizontal", label="samples")  # fmt: skip
     line = (truth.x, truth.p) if upright else (truth.p, truth.x)
@@ -249,14 +222,12 @@ def _draw_histogram(
 
 
 def _draw_table(axes: Axes, scores: Scores) -> None:
-    """Numbers with a rule below the headings."""
+    """Draw numbers, with a rule below the headings."""
     axes.set_axis_off()
-    if not scores:
-        return
     columns = list(next(iter(scores.values())))
     cells = [
         ["", *(HEADINGS.get(c, c) for c in columns)],
-        *([row, *(_number(values.get(c)) for c in columns)] for row, values in scores.items()),
+        *([row, *(f"{values[c]:.3f}" for c in columns)] for row, values in scores.items()),
     ]
     across = np.linspace(0.0, 1.0, len(columns) + 2)[1:]
     down = np.linspace(0.9, 0.1, len(cells)) if len(cells) > 2 else np.array([0.7, 0.3])
@@ -268,27 +239,5 @@ def _draw_table(axes: Axes, scores: Scores) -> None:
     axes.plot([0.02, 1.0], [rule, rule], color="0.6", lw=0.8, transform=axes.transAxes)
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
 def _flat(values: Any) -> DoubleArray:
-    array = np.atleast_1d(np.asarray(values, dtype=np.float64))
-    if array.size == 0 or array.size != array.shape[0] or not np.isfinite(array).all():
-        raise InputError(f"got values of shape {array.shape}, expected (N,) or (N, 1), all finite")
-    return array.ravel()
-
-
-def _plane(name: str, values: Any) -> DoubleArray:
-    points = np.asarray(values, dtype=np.float64)
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
-        raise InputError(f"{name} has shape {points.shape}, expected (N, 2)")
-    if not np.isfinite(points).all():
-        raise InputError(f"{name} holds NaN or inf, expected finite points")
-    return points
-
-
-def density_on_grid(density: Any, low: float, high: float, points: int = 600) -> Density:
-    """`density`, a function of (G, 1) as `Toy.density`, at `points` places from low to high."""
-    x = np.linspace(low, high, points)
-    return Density(x, np.asarray(density(x[:, None]), dtype=np.float64))
+    return np.asarray(values, dtype=np.float64).ravel()

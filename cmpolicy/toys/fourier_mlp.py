@@ -1,4 +1,4 @@
-"""The multilayer perceptron of the toys."""
+"""Define the multilayer perceptron of the toys."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from cmpolicy.networks.embeddings import FourierEmbedding
 
 
 class FourierMLP(nn.Module):
-    """F(x, c_noise, condition) for vectors of few dimensions with sharply parted modes.
+    """F(x, c_noise, condition) for vectors of few dimensions with well separated modes.
 
-    x enters with the sines and cosines of its multiples, and weights start with He's variance:
-    with a plain input and PyTorch's initial weights a denoiser stays for thousands of updates on
-    the plateau where it takes a mixture for one Gaussian.
+    Its input includes sines and cosines of multiples of x, and its weights start with He's
+    variance. With x alone and PyTorch's initial weights, a denoiser fits a single Gaussian to a
+    mixture for thousands of updates.
 
     Args:
         dim: dimension of x and of the output.
         condition_dim: dimension of the condition, 0 for none.
         hidden: widths of the hidden layers.
-        harmonics: x, 2x, … of which sine and cosine are taken; x has unit variance.
+        harmonics: number of multiples x, 2x, …; x has unit variance.
     """
 
     multiples: Tensor
@@ -47,7 +47,7 @@ class FourierMLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], dim))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """(B, dim), (B,), (B, condition_dim) → (B, dim)"""
+        """Compute F: x (B, dim), c_noise (B,), condition (B, condition_dim) → (B, dim)."""
         phase = (x[..., None] * self.multiples.to(x.dtype)).flatten(1)
         parts = [x, phase.sin(), phase.cos(), self.embedding(c_noise)]
         if condition is not None:

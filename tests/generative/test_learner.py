@@ -1,4 +1,4 @@
-"""The learner of teacher and student: phases, resumption, a Gaussian with a known solution."""
+"""The learner of teacher and student: phases, training settings, pieces, resumption, a Gaussian."""
 
 from __future__ import annotations
 
@@ -13,51 +13,42 @@ from cmpolicy.consistency.parameterization import EDMParameterization
 from cmpolicy.errors import InputError
 from cmpolicy.generative.learner import GenerativeLearner
 from cmpolicy.generative.loss_config import LossConfig
-from cmpolicy.images.unet import UNet, UNetConfig
+from cmpolicy.images.config import UNetConfig
+from cmpolicy.images.unet import UNet
 from cmpolicy.networks.shared_dropout import share_masks
 from cmpolicy.toys.dataset import ToyBatch
 from cmpolicy.toys.fourier_mlp import FourierMLP
 
 
-class Gaussian:
-    """Batches of N(1, 2²)."""
-
-    mean, std = torch.ones(1), 2.0
-
-    def sample(self, n: int) -> ToyBatch:
-        return ToyBatch(1 + 2 * torch.randn(n, 1), None)
+def gaussian(n: int) -> ToyBatch:
+    """N(1, 2²)."""
+    return ToyBatch(1 + 2 * torch.randn(n, 1), None)
 
 
-def learner(
-    name: str, steps: int = 12, sigma_max: float = 10.0, **options: Any
-) -> GenerativeLearner:
+def learner(name: str, steps: int = 12, **options: Any) -> GenerativeLearner:
     torch.manual_seed(0)
-    config = LossConfig(name, **options)
-    data = Gaussian()
+    given = {"teacher": options.pop("teacher", None)}
     network = FourierMLP(1, hidden=[16, 16], harmonics=2)
-    return GenerativeLearner(network, config, steps, data.mean, data.std, 0.01, 10.0)
+    config = LossConfig(name, **options)
+    return GenerativeLearner(network, config, steps, torch.ones(1), 2.0, 0.01, 10.0, **given)
 
 
 def train(model: GenerativeLearner, updates: int, batch: int = 16) -> GenerativeLearner:
     for _ in range(updates):
-        model.update(Gaussian().sample(batch))
+        model.update(gaussian(batch))
     return model
 
 
-def weights(model: torch.nn.Module) -> Tensor:
+def weights(model: torch.nn.Module | None) -> Tensor:
+    assert model is not None
     return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-# Phases ------------------------------------------------------------------------------------------
 
 
 def test_first_the_teacher_is_trained_then_the_student_starts_from_it() -> None:
     model = learner("scd", teacher_steps=6)
-    assert model.teacher is not None
-    start = weights(model.student.network)
+    start, before = weights(model.student.network), weights(model.teacher.network)
     train(model, 5)
     assert torch.equal(weights(model.student.network), start)
-    before = weights(model.teacher.network)
     train(model, 1)
     taught = weights(model.teacher.network)
     assert not torch.equal(taught, before)
@@ -72,24 +63,32 @@ def test_first_the_teacher_is_trained_then_the_student_starts_from_it() -> None:
 def test_every_loss_trains(name: str, parameterization: str) -> None:
     model = learner(name, parameterization=parameterization, teacher_steps=4)
     start = weights(model.student.network)
-    scalars = train(model, 11).update(Gaussian().sample(16))
-    assert scalars["train/loss"].isfinite()
-    assert scalars["train/loss"].shape == ()
+    loss = train(model, 11).update(gaussian(16))["train/loss"]
+    assert loss.isfinite()
+    assert loss.shape == ()
     assert not torch.equal(weights(model.student.network), start)
     assert not torch.equal(weights(model.student.average_network), start)
 
 
-def test_a_trained_teacher_takes_the_place_of_the_first_updates() -> None:
-    first = train(learner("cd", teacher_steps=6, parameterization="karras"), 6)
-    config = LossConfig("cd", parameterization="karras", teacher_steps=6)
-    network = FourierMLP(1, hidden=[16, 16], harmonics=2)
-    data = Gaussian()
-    model = GenerativeLearner(network, config, 6, data.mean, data.std, teacher=first.teacher)
+def test_a_given_teacher_replaces_the_first_updates() -> None:
+    options = {"teacher_steps": 6, "parameterization": "karras"}
+    teacher = train(learner("cd", **options), 6).teacher
+    model = learner("cd", 6, teacher=teacher, **options)
     assert model.teacher_steps == 0
-    assert model.teacher is first.teacher
-    assert first.teacher is not None
-    assert isinstance(first.teacher.parameterization, EDMParameterization)
-    assert torch.equal(weights(model.student.network), weights(first.teacher.average_network))
+    assert model.teacher is teacher
+    assert isinstance(teacher.parameterization, EDMParameterization)
+    assert torch.equal(weights(model.student.network), weights(teacher.average_network))
+
+
+def test_a_teacher_alone_is_trained_and_restored() -> None:
+    model = learner("edm", options={"p_mean": -0.5})
+    assert model.student is None
+    start = weights(model.teacher.network)
+    train(model, 12)
+    assert not torch.equal(weights(model.teacher.average_network), start)
+    again = learner("edm", options={"p_mean": -0.5})
+    again.load_training_state(model.training_state())
+    assert torch.equal(weights(again), weights(model))
 
 
 def test_the_learning_rate_rises_and_falls_to_nothing_in_each_phase() -> None:
@@ -100,32 +99,44 @@ def test_the_learning_rate_rises_and_falls_to_nothing_in_each_phase() -> None:
         phase = "teacher" if step < 500 else "student"
         optimizer = model.optimizers[phase]
         optimizer.step = lambda *a, **k: None  # type: ignore[method-assign]
-        model.update(Gaussian().sample(2))
+        model.update(gaussian(2))
         seen[phase].append(optimizer.param_groups[0]["lr"])
     for rates in seen.values():
         assert rates[0] < 0.01
         assert max(rates) > 0.35
         assert rates[-1] < 1e-4
+    constant = LossConfig("sct", schedule="constant", learning_rate=2.0, warmup=4)
+    assert [constant.learning_rate_at(k, 100) for k in (0, 1, 3, 50, 99)] == [0.5, 1, 2, 2, 2]
 
 
-def test_only_what_needs_a_target_has_one_and_it_follows() -> None:
+def test_only_a_loss_that_needs_a_target_has_one_and_it_follows() -> None:
     assert learner("sct").student.target_network is None
     model = learner("ct", parameterization="karras")
-    target = model.student.target_network
-    assert target is not None
-    assert torch.equal(weights(target), weights(model.student.network))
-    start = weights(target)
+    start = weights(model.student.target_network)
+    assert torch.equal(start, weights(model.student.network))
     train(model, 3)
-    assert not torch.equal(weights(target), start)
-    assert (weights(target) - start).norm() < (weights(model.student.network) - start).norm()
+    moved = (weights(model.student.target_network) - start).norm()
+    assert 0 < moved < (weights(model.student.network) - start).norm()
 
 
-def test_an_adaptive_weight_is_trained_with_the_student() -> None:
-    model = learner("sct", adaptive_weight=True)
-    train(model, 6)
-    assert model.student.log_weight is not None
-    assert weights(model.student.log_weight).abs().sum() > 0
-    assert learner("sct").student.log_weight is None
+def test_each_average_is_that_of_a_run_with_its_decay_alone() -> None:
+    model = train(learner("sct", ema_decay=0.3, other_ema_decays=[0.2, 0.6]), 12)
+    for decay in (0.2, 0.3, 0.6):
+        alone = train(learner("sct", ema_decay=decay), 12).student.average_network
+        assert torch.equal(weights(model.student.averaged(decay)), weights(alone))
+    assert model.student.averaged() is model.student.average_network
+    with pytest.raises(InputError, match=r"no average of decay 0.5 is kept; choose one of 0.3, 0."):
+        model.student.averaged(0.5)
+
+
+@pytest.mark.parametrize(("optimizer", "kind"), [("adam", "Adam"), ("radam", "RAdam")])
+def test_the_optimizer_and_its_settings(optimizer: str, kind: str) -> None:
+    model = train(learner("sct", optimizer=optimizer, betas=[0.8, 0.9], max_grad_norm=1e-3), 1)
+    found = model.optimizers["student"]
+    assert type(found).__name__ == kind
+    assert found.param_groups[0]["betas"] == (0.8, 0.9)
+    gradients = [p.grad.flatten() for p in model.student.parameters() if p.grad is not None]
+    assert torch.cat(gradients).norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +144,7 @@ def test_an_adaptive_weight_is_trained_with_the_student() -> None:
     [("scd", {}), ("sct", {"teacher_steps": 12}), ("cd", {"teacher_steps": 20})],
 )
 def test_runs_without_a_teacher_or_a_step_are_refused(name: str, options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="a distillation a teacher"):
+    with pytest.raises(InputError, match="a distillation needs a teacher"):
         learner(name, **options)
 
 
@@ -161,65 +172,14 @@ def test_bad_configurations_are_refused(options: dict[str, Any]) -> None:
         LossConfig(**options)
 
 
-def test_a_teacher_alone() -> None:
-    model = learner("edm", options={"p_mean": -0.5})
-    assert model.student is None
-    assert model.teacher is not None
-    start = weights(model.teacher.network)
-    train(model, 12)
-    assert not torch.equal(weights(model.teacher.average_network), start)
-    again = learner("edm", options={"p_mean": -0.5})
-    again.load_training_state(model.training_state())
-    assert torch.equal(weights(again), weights(model))
-
-
-def test_a_student_begins_with_the_weights_of_a_teacher_of_its_own_run() -> None:
-    model = train(learner("ect", parameterization="karras", teacher_steps=6), 6)
-    assert model.teacher is not None
-    assert torch.equal(weights(model.student.network), weights(model.teacher.average_network))
-
-
-def test_averages_of_several_rates() -> None:
-    """Each is what a run with that rate alone has."""
-    model = train(learner("sct", ema_decay=0.3, other_ema_decays=[0.2, 0.6]), 12)
-    for decay in (0.2, 0.3, 0.6):
-        alone = train(learner("sct", ema_decay=decay), 12)
-        assert torch.equal(
-            weights(model.student.averaged(decay)), weights(alone.student.average_network)
-        )
-    assert model.student.averaged() is model.student.average_network
-    with pytest.raises(InputError, match=r"no average of decay 0.5 is kept; there are: 0.3, 0.2"):
-        model.student.averaged(0.5)
-
-
-@pytest.mark.parametrize(("optimizer", "kind"), [("adam", "Adam"), ("radam", "RAdam")])
-def test_the_optimizer_is_the_one_asked_for(optimizer: str, kind: str) -> None:
-    model = train(learner("sct", optimizer=optimizer, betas=[0.8, 0.9]), 3)
-    found = model.optimizers["student"]
-    assert type(found).__name__ == kind
-    assert found.param_groups[0]["betas"] == (0.8, 0.9)
-
-
-def test_a_constant_learning_rate_stays_after_its_warmup() -> None:
-    config = LossConfig("sct", schedule="constant", learning_rate=2.0, warmup=4)
-    assert [config.learning_rate_at(k, 100) for k in (0, 1, 3, 50, 99)] == [0.5, 1, 2, 2, 2]
-
-
-def test_long_gradients_are_cut() -> None:
-    model = learner("sct", max_grad_norm=1e-3)
-    train(model, 1)
-    gradients = [p.grad.flatten() for p in model.student.parameters() if p.grad is not None]
-    assert torch.cat(gradients).norm().item() == pytest.approx(1e-3, rel=1e-3)
-
-
-# Parts -------------------------------------------------------------------------------------------
+# A batch in pieces, and dropout ------------------------------------------------------------------
 
 
 def small_unet(name: str, dropout: float, **options: Any) -> GenerativeLearner:
     torch.manual_seed(0)
-    sizes = UNetConfig(channels=8, multipliers=[1, 2], dropout=dropout)
+    network = UNet((1, 8, 8), 2, UNetConfig(channels=8, multipliers=[1, 2], dropout=dropout))
     config = LossConfig(name, learning_rate=1e-3, **options)
-    return GenerativeLearner(UNet((1, 8, 8), 2, sizes), config, 12, torch.zeros(1, 1, 1), 1.0)
+    return GenerativeLearner(network, config, 12, torch.zeros(1, 1, 1), 1.0)
 
 
 def labelled(n: int) -> ToyBatch:
@@ -228,7 +188,7 @@ def labelled(n: int) -> ToyBatch:
 
 @pytest.mark.parametrize("name", ["ect", "scd"])
 def test_a_batch_in_pieces_gives_the_same_weights(name: str) -> None:
-    """With dropout too: noise, levels and masks are those that a piece has in the whole."""
+    """With dropout too: noise, levels and masks of a piece are those of the whole."""
     found = []
     for accumulate in (1, 4):
         model = small_unet(name, 0.2, teacher_steps=4)
@@ -243,40 +203,34 @@ def test_a_batch_in_pieces_gives_the_same_weights(name: str) -> None:
 
 
 def test_dropout_is_shared_within_an_update_and_fresh_in_the_next() -> None:
-    """Between equal levels f_θ and f_θ⁻ are the same, so that the loss is nothing."""
+    """Between equal levels f_θ and f_θ⁻ are the same."""
     model = small_unet("cd", 0.5, teacher_steps=1, options={"mu": 0.9, "metric": "squared"})
     student = model.student
-    assert student is not None
     for p in student.network.parameters():
         p.data = torch.randn_like(p) * 0.1
-    student.target_network.load_state_dict(student.network.state_dict())  # type: ignore[union-attr]
+    student.target_network.load_state_dict(student.network.state_dict())
     x0, sigma = labelled(6).x, torch.full((6,), 2.0)
     seen = []
     for _ in range(2):
         masks = model.draw_masks(x0)
-        assert masks is not None
         for network in student.trained_networks:
             share_masks(network, *masks)
-        f = student.given(None, student.network)(x0, sigma)
-        target = student.given(None, student.target_network)(x0, sigma)
-        assert torch.equal(f, target)
+        f = student.bind(None, student.network)(x0, sigma)
+        assert torch.equal(f, student.bind(None, student.target_network)(x0, sigma))
         seen.append(f)
     assert not torch.allclose(*seen)
-    average = [student.given(None)(x0, sigma) for _ in range(2)]
-    assert torch.equal(*average)
+    assert torch.equal(*(student.bind(None)(x0, sigma) for _ in range(2)))
 
 
 # Resumption --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stop", [3, 6, 9])
-@pytest.mark.parametrize("name", ["cd", "scd", "ct"])
+@pytest.mark.parametrize(("name", "stop"), [("cd", 3), ("scd", 6), ("ct", 9), ("cd", 9)])
 def test_a_resumed_learner_ends_in_the_same_weights(name: str, stop: int) -> None:
     options = {"teacher_steps": 6, "parameterization": "karras"}
-    straight = learner(name, **options)
+    straight, first = learner(name, **options), learner(name, **options)
     torch.manual_seed(1)
     train(straight, 12)
-    first = learner(name, **options)
     torch.manual_seed(1)
     train(first, stop)
     rng = torch.get_rng_state()
@@ -297,31 +251,29 @@ def test_another_models_checkpoint_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["sct", "scd", "ect"])
 def test_a_trained_student_is_the_closed_form(name: str) -> None:
-    """f*(x, σ) = x √((s² + ε²)/(s² + σ²)), and so are its samples N(1, 2²)."""
+    """f*(x, σ) = x √((s² + ε²)/(s² + σ²)), and its samples are N(1, 2²)."""
     teacher = 400 if name == "scd" else 0
     model = learner(name, 1_200, teacher_steps=teacher, learning_rate=5e-3, ema_decay=0.98)
     train(model, 1_200, batch=256)
     sigma = torch.tensor([0.1, 0.5, 2.0, 10.0]).repeat_interleave(41)
     spread = (0.25 + sigma**2).sqrt()
     x = torch.linspace(-1.5, 1.5, 41).repeat(4) * spread
-    f = model.student.given(None)(x[:, None], sigma)[:, 0].detach()
+    f = model.student.bind(None)(x[:, None], sigma)[:, 0].detach()
     assert (f - 0.5 * x / spread).square().mean().sqrt() < 0.06  # σ_d is 0.5
-    noise = torch.randn(20_000, 1)
-    y = model.decode(model.student.sample(noise, [10.0])).detach()
+    y = model.decode(model.student.sample(torch.randn(20_000, 1), [10.0])).detach()
     assert y.mean().item() == pytest.approx(1.0, abs=0.15)
     assert y.std().item() == pytest.approx(2.0, rel=0.06)
 
 
-def test_encode_and_decode_are_inverse_and_give_sigma_d() -> None:
+def test_encode_scales_to_sigma_d_and_decode_inverts_it() -> None:
     model = learner("sct")
-    x = Gaussian().sample(50_000).x
+    x = gaussian(50_000).x
     assert model.encode(x).std().item() == pytest.approx(0.5, rel=0.02)
     torch.testing.assert_close(model.decode(model.encode(x)), x, rtol=1e-5, atol=1e-5)
 
 
-def test_sampling_in_float64() -> None:
+def test_samplers_run_in_float64() -> None:
     model = learner("scd", teacher_steps=6).double()
     noise = torch.randn(8, 1, dtype=torch.float64)
     assert model.student.sample(noise, [10.0, 1.0]).dtype == torch.float64
-    assert model.teacher is not None
     assert model.teacher.sample(noise, steps=4, churn=2.0).dtype == torch.float64
