@@ -1,0 +1,179 @@
+"""Seeded mutations of the package, and how many of them the tests notice.
+
+    python benchmarks/coverage_by_test.py tree=TREE out=COVERAGE
+    python benchmarks/mutations.py tree=TREE tests=COVERAGE/tests_by_line.json [python=PYTHON]
+        [count=100] [seed=0] [trees=[BEFORE,AFTER]] [out=mutations.json] [seconds=120] [run=true]
+
+Each mutation changes one statement, see `mutation_sites.py`, in a copy of `tree`. The number in
+each package (folder of cmpolicy, or all files at its top) is in proportion to its lines.
+`tests_by_line.json` says which tests execute the changed lines. Of these run the fastest that took
+`seconds` together, those of the fastest files first, until one fails: then the mutation is killed,
+as it is when nothing ends in five times the time that the tests took, and a minute.
+
+To compare two layouts, give both commands the same `trees`. Mutations are drawn on the first and
+must have the same statement in all others, wherever its file lies: with the same text, in a
+function of the same name, or nowhere else. One that is not found is listed and replaced by the
+next of the draw. `out` keeps results: what is there does not run again. `run=false` only lists.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from command_line import read_options
+from coverage_by_test import copy_of, environment_of
+from mutation_draw import Drawn, described, draw
+from mutation_sites import Statement
+
+DEFAULTS: dict[str, Any] = {
+    "tree": ".", "python": sys.executable, "tests": "coverage/tests_by_line.json", "count": 100,
+    "seed": 0, "trees": [], "out": "mutations.json", "seconds": 120, "run": True,
+}  # fmt: skip
+PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+
+
+def main(arguments: list[str]) -> None:
+    options = read_options(arguments, DEFAULTS)
+    tree = Path(options["tree"]).resolve()
+    trees = [Path(path).resolve() for path in options["trees"]] or [tree]
+    drawn = draw(trees, options["count"], options["seed"])
+    position = trees.index(tree)
+    if not options["run"]:
+        for number, one in enumerate(drawn, 1):
+            print(number, described(one, position))
+        return
+    out = Path(options["out"])
+    known: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    covered = json.loads(Path(options["tests"]).read_text())
+    with copy_of(tree) as copy:
+        check_tests(copy, options["python"], list(covered["seconds"]))
+        for number, one in enumerate(drawn, 1):
+            if one.key not in known:
+                known[one.key] = result_of(one, position, copy, covered, options)
+                out.write_text(json.dumps(known, indent=1) + "\n")
+            result = known[one.key]
+            print(
+                number, described(one, position), "|", result["outcome"], result["by"], flush=True
+            )
+    outcomes = Counter(known[one.key]["outcome"] for one in drawn)
+    print(f"{tree}: {outcomes['killed']} of {len(drawn)} killed; {dict(outcomes)}")
+
+
+def check_tests(copy: Path, python: str, tests: list[str]) -> None:
+    """End the script if the copy does not have the tests that were measured."""
+    if run_tests(copy, python, [*tests, "--collect-only"], 600)[0] != "survived":
+        sys.exit("tests_by_line.json names tests that this tree does not have")
+
+
+def result_of(
+    one: Drawn, position: int, copy: Path, covered: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    """Mutate the copy, run the tests of the line, and put the file back."""
+    statement = one.statements[position]
+    change = statement.mutations[one.number]
+    tests, left_out = tests_of(statement, copy, covered, options["seconds"])
+    path = copy / statement.file
+    source = path.read_bytes()
+    cached = Path(importlib.util.cache_from_source(str(path)))
+    limit = 60 + 5 * sum(covered["seconds"][test] for test in tests)
+    try:
+        path.write_bytes(source[: change.start] + change.after.encode() + source[change.end :])
+        cached.unlink(missing_ok=True)
+        outcome = ("no test", "")
+        if tests:
+            outcome = run_tests(copy, options["python"], tests, limit)
+    finally:
+        path.write_bytes(source)
+        cached.unlink(missing_ok=True)
+    return {
+        "mutation": described(one, position),
+        "outcome": outcome[0],
+        "by": outcome[1],
+        "tests": len(tests),
+        "left_out": left_out,
+    }
+
+
+def tests_of(
+    statement: Statement, copy: Path, covered: dict[str, Any], seconds: float
+) -> tuple[list[str], int]:
+    """The tests to run, and how many more there are.
+
+    A statement outside functions runs when its file is imported. Its tests are those of the lines
+    that use what it assigns, or those of its file.
+    """
+    lines = covered["lines"]
+    tests = tests_between(lines.get(statement.file, {}), *statement.lines)
+    if statement.names:
+        tests |= {t for file in lines for t in tests_using(copy, file, statement.names, lines)}
+    if not tests and statement.names:
+        tests = tests_between(lines.get(statement.file, {}), 1, sys.maxsize)
+    duration = covered["seconds"]
+    usable = sorted(tests - set(covered["failed"]), key=lambda test: (duration[test], test))
+    chosen, total = [], 0.0
+    for test in usable:
+        total += duration[test]
+        if total > seconds and chosen:
+            break
+        chosen.append(test)
+    files: defaultdict[str, float] = defaultdict(float)
+    for test in chosen:
+        files[test.partition("::")[0]] += duration[test]
+    chosen.sort(key=lambda test: (files[test.partition("::")[0]], test.partition("::")[0]))
+    return chosen, len(usable) - len(chosen)
+
+
+def tests_between(by_line: dict[str, list[str]], first: int, last: int) -> set[str]:
+    """The tests that execute one of the lines."""
+    return {t for line, tests in by_line.items() if first <= int(line) <= last for t in tests}
+
+
+def tests_using(
+    copy: Path, file: str, names: frozenset[str], lines: dict[str, dict[str, list[str]]]
+) -> set[str]:
+    """The tests that execute a line of `file` which reads one of the names."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((copy / file).read_bytes())):
+        name = node.id if isinstance(node, ast.Name) else getattr(node, "attr", None)
+        if name in names and isinstance(node, ast.Name | ast.Attribute):
+            found.update(lines[file].get(str(node.lineno), []))
+    return found
+
+
+def run_tests(copy: Path, python: str, tests: list[str], seconds: float) -> tuple[str, str]:
+    """``killed``, ``timeout`` or ``survived``; and the test that failed."""
+    given = copy.parent / "tests"
+    given.write_text("\n".join(tests) + "\n")
+    process = subprocess.Popen(
+        [python, *PYTEST, f"@{given}"],
+        cwd=copy,
+        env=environment_of(copy),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return "killed", f"no end in {seconds:.0f} s"
+    if process.returncode == 0:
+        return "survived", ""
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+    return "killed", failed[1] if failed else f"pytest ended with {process.returncode}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
