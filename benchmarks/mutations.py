@@ -26,6 +26,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ DEFAULTS: dict[str, Any] = {
     "tree": ".", "python": sys.executable, "tests": "coverage/tests_by_line.json", "count": 100,
     "seed": 0, "trees": [], "out": "mutations.json", "seconds": 120, "run": True,
 }  # fmt: skip
-PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+PYTEST = ("-x", "-q", "-p", "no:cacheprovider")
 
 
 def main(arguments: list[str]) -> None:
@@ -55,11 +57,12 @@ def main(arguments: list[str]) -> None:
     out = Path(options["out"])
     known: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     covered = json.loads(Path(options["tests"]).read_text())
-    with copy_of(tree) as copy:
-        check_tests(copy, options["python"], list(covered["seconds"]))
+    with copy_of(tree) as copy, Tests(copy, options["python"]) as tests:
+        if tests.run(["--collect-only", *covered["seconds"]], 600)[0] != "survived":
+            sys.exit(f"{tree} does not have the tests that {options['tests']} names")
         for number, one in enumerate(drawn, 1):
             if one.key not in known:
-                known[one.key] = result_of(one, position, copy, covered, options)
+                known[one.key] = result_of(one, position, copy, tests, covered, options["seconds"])
                 out.write_text(json.dumps(known, indent=1) + "\n")
             result = known[one.key]
             print(
@@ -69,38 +72,33 @@ def main(arguments: list[str]) -> None:
     print(f"{tree}: {outcomes['killed']} of {len(drawn)} killed; {dict(outcomes)}")
 
 
-def check_tests(copy: Path, python: str, tests: list[str]) -> None:
-    """End the script if the copy does not have the tests that were measured."""
-    if run_tests(copy, python, [*tests, "--collect-only"], 600)[0] != "survived":
-        sys.exit("tests_by_line.json names tests that this tree does not have")
-
-
 def result_of(
-    one: Drawn, position: int, copy: Path, covered: dict[str, Any], options: dict[str, Any]
+    one: Drawn, position: int, copy: Path, tests: Tests, covered: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
     """Mutate the copy, run the tests of the line, and put the file back."""
     statement = one.statements[position]
     change = statement.mutations[one.number]
-    tests, left_out = tests_of(statement, copy, covered, options["seconds"])
+    chosen, left_out = tests_of(statement, copy, covered, seconds)
     path = copy / statement.file
-    source = path.read_bytes()
+    source, start = path.read_bytes(), time.perf_counter()
     cached = Path(importlib.util.cache_from_source(str(path)))
-    limit = 60 + 5 * sum(covered["seconds"][test] for test in tests)
+    outcome, by = "no test", ""
     try:
         path.write_bytes(source[: change.start] + change.after.encode() + source[change.end :])
         cached.unlink(missing_ok=True)
-        outcome = ("no test", "")
-        if tests:
-            outcome = run_tests(copy, options["python"], tests, limit)
+        if chosen:
+            limit = 60 + 5 * sum(covered["seconds"][test] for test in chosen)
+            outcome, by = tests.run(chosen, limit)
     finally:
         path.write_bytes(source)
         cached.unlink(missing_ok=True)
     return {
         "mutation": described(one, position),
-        "outcome": outcome[0],
-        "by": outcome[1],
-        "tests": len(tests),
+        "outcome": outcome,
+        "by": by,
+        "tests": len(chosen),
         "left_out": left_out,
+        "seconds": round(time.perf_counter() - start, 1),
     }
 
 
@@ -150,29 +148,44 @@ def tests_using(
     return found
 
 
-def run_tests(copy: Path, python: str, tests: list[str], seconds: float) -> tuple[str, str]:
-    """``killed``, ``timeout`` or ``survived``; and the test that failed."""
-    given = copy.parent / "tests"
-    given.write_text("\n".join(tests) + "\n")
-    process = subprocess.Popen(
-        [python, *PYTEST, f"@{given}"],
-        cwd=copy,
-        env=environment_of(copy),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        said, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return "killed", f"no end in {seconds:.0f} s"
-    if process.returncode == 0:
-        return "survived", ""
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
-    return "killed", failed[1] if failed else f"pytest ended with {process.returncode}"
+class Tests:
+    """Runs tests of a copy of a tree, see `pytest_forks.py`."""
+
+    def __init__(self, copy: Path, python: str) -> None:
+        self.given, self.said = copy.parent / "tests", copy.parent / "said"
+        self.process = subprocess.Popen(
+            [python, str(Path(__file__).with_name("pytest_forks.py"))],
+            cwd=copy,
+            env={**environment_of(copy), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Tests:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()  # the end of its input ends it
+
+    def run(self, tests: list[str], seconds: float) -> tuple[str, str]:
+        """``killed`` or ``survived``; and the test that failed, or what else was said."""
+        self.given.write_text("\n".join(tests) + "\n")
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps([[*PYTEST, f"@{self.given}"], str(self.said)]), file=self.process.stdin)
+        self.process.stdin.flush()
+        pid = int(self.process.stdout.readline())
+        timer = threading.Timer(seconds, os.killpg, (pid, signal.SIGKILL))
+        timer.start()
+        status = int(self.process.stdout.readline())
+        timer.cancel()
+        if status == 0:
+            return "survived", ""
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", self.said.read_text(), re.MULTILINE)
+        if status == -signal.SIGKILL:
+            return "killed", f"no end in {seconds:.0f} s"
+        return "killed", failed[1] if failed else f"pytest ended with {status}"
 
 
 if __name__ == "__main__":
