@@ -2,13 +2,14 @@
 
     python benchmarks/coverage_by_test.py tree=TREE out=COVERAGE
     python benchmarks/mutations.py tree=TREE tests=COVERAGE/tests_by_line.json [python=PYTHON]
-        [count=100] [seed=0] [trees=[BEFORE,AFTER]] [out=mutations.json] [seconds=120] [run=true]
+        [count=100] [seed=0] [trees=[BEFORE,AFTER]] [out=mutations.json] [share=0.03] [run=true]
 
 Each mutation changes one statement, see `mutation_sites.py`, in a copy of `tree`. The number in
 each package (folder of cmpolicy, or all files at its top) is in proportion to its lines.
-`tests_by_line.json` says which tests execute the changed lines. Of these run the fastest that took
-`seconds` together, those of the fastest files first, until one fails: then the mutation is killed,
-as it is when nothing ends in five times the time that the tests took, and a minute.
+`tests_by_line.json` says which tests execute the changed lines. Of these run the fastest of each
+file, then the second fastest of each, and so on up to `share` of the time of the whole suite, until
+one fails: then the mutation is killed. So it is when the tests take twice the processor time that
+all of them took, and half a minute, or half an hour.
 
 To compare two layouts, give both commands the same `trees`. Mutations are drawn on the first and
 must have the same statement in all others, wherever its file lies: with the same text, in a
@@ -39,8 +40,9 @@ from mutation_sites import Statement
 
 DEFAULTS: dict[str, Any] = {
     "tree": ".", "python": sys.executable, "tests": "coverage/tests_by_line.json", "count": 100,
-    "seed": 0, "trees": [], "out": "mutations.json", "seconds": 120, "run": True,
+    "seed": 0, "trees": [], "out": "mutations.json", "share": 0.03, "run": True,
 }  # fmt: skip
+WALL_SECONDS = 1800  # for tests that wait for ever, and take no processor time
 PYTEST = ("-x", "-q", "-p", "no:cacheprovider")
 
 
@@ -58,11 +60,11 @@ def main(arguments: list[str]) -> None:
     known: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     covered = json.loads(Path(options["tests"]).read_text())
     with copy_of(tree) as copy, Tests(copy, options["python"]) as tests:
-        if tests.run(["--collect-only", *covered["seconds"]], 600)[0] != "survived":
+        if tests.run(["--collect-only", *covered["seconds"]], WALL_SECONDS)[0] != "survived":
             sys.exit(f"{tree} does not have the tests that {options['tests']} names")
         for number, one in enumerate(drawn, 1):
             if one.key not in known:
-                known[one.key] = result_of(one, position, copy, tests, covered, options["seconds"])
+                known[one.key] = result_of(one, position, copy, tests, covered, options["share"])
                 out.write_text(json.dumps(known, indent=1) + "\n")
             result = known[one.key]
             print(
@@ -73,12 +75,12 @@ def main(arguments: list[str]) -> None:
 
 
 def result_of(
-    one: Drawn, position: int, copy: Path, tests: Tests, covered: dict[str, Any], seconds: float
+    one: Drawn, position: int, copy: Path, tests: Tests, covered: dict[str, Any], share: float
 ) -> dict[str, Any]:
     """Mutate the copy, run the tests of the line, and put the file back."""
     statement = one.statements[position]
     change = statement.mutations[one.number]
-    chosen, left_out = tests_of(statement, copy, covered, seconds)
+    chosen, left_out = tests_of(statement, copy, covered, share)
     path = copy / statement.file
     source, start = path.read_bytes(), time.perf_counter()
     cached = Path(importlib.util.cache_from_source(str(path)))
@@ -87,7 +89,7 @@ def result_of(
         path.write_bytes(source[: change.start] + change.after.encode() + source[change.end :])
         cached.unlink(missing_ok=True)
         if chosen:
-            limit = 60 + 5 * sum(covered["seconds"][test] for test in chosen)
+            limit = 30 + int(2 * sum(covered["seconds"][test] for test in chosen))
             outcome, by = tests.run(chosen, limit)
     finally:
         path.write_bytes(source)
@@ -103,9 +105,9 @@ def result_of(
 
 
 def tests_of(
-    statement: Statement, copy: Path, covered: dict[str, Any], seconds: float
+    statement: Statement, copy: Path, covered: dict[str, Any], share: float
 ) -> tuple[list[str], int]:
-    """The tests to run, and how many more there are.
+    """The tests to run, file by file, and how many more there are.
 
     A statement outside functions runs when its file is imported. Its tests are those of the lines
     that use what it assigns, or those of its file.
@@ -118,17 +120,24 @@ def tests_of(
         tests = tests_between(lines.get(statement.file, {}), 1, sys.maxsize)
     duration = covered["seconds"]
     usable = sorted(tests - set(covered["failed"]), key=lambda test: (duration[test], test))
-    chosen, total = [], 0.0
+    rank, preceding = {}, Counter[str]()
     for test in usable:
-        total += duration[test]
-        if total > seconds and chosen:
+        rank[test] = preceding[file_of(test)]
+        preceding[file_of(test)] += 1
+    left, by_file = share * sum(duration.values()), defaultdict[str, list[str]](list)
+    for test in sorted(usable, key=lambda test: (rank[test], duration[test], test)):
+        left -= duration[test]
+        if left < 0 and by_file:
             break
-        chosen.append(test)
-    files: defaultdict[str, float] = defaultdict(float)
-    for test in chosen:
-        files[test.partition("::")[0]] += duration[test]
-    chosen.sort(key=lambda test: (files[test.partition("::")[0]], test.partition("::")[0]))
+        by_file[file_of(test)].append(test)
+    files = sorted(by_file.values(), key=lambda tests: sum(duration[test] for test in tests))
+    chosen = [test for tests in files for test in tests]
     return chosen, len(usable) - len(chosen)
+
+
+def file_of(test: str) -> str:
+    """The file of a test."""
+    return test.partition("::")[0]
 
 
 def tests_between(by_line: dict[str, list[str]], first: int, last: int) -> set[str]:
@@ -168,23 +177,27 @@ class Tests:
     def __exit__(self, *_: object) -> None:
         self.process.communicate()  # the end of its input ends it
 
-    def run(self, tests: list[str], seconds: float) -> tuple[str, str]:
-        """``killed`` or ``survived``; and the test that failed, or what else was said."""
+    def run(self, tests: list[str], seconds: int) -> tuple[str, str]:
+        """``killed`` or ``survived``; and the test that failed, or what else was said.
+
+        Each process may take so many seconds of the processor.
+        """
         self.given.write_text("\n".join(tests) + "\n")
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(json.dumps([[*PYTEST, f"@{self.given}"], str(self.said)]), file=self.process.stdin)
+        line = [[*PYTEST, f"@{self.given}"], str(self.said), seconds]
+        print(json.dumps(line), file=self.process.stdin)
         self.process.stdin.flush()
         pid = int(self.process.stdout.readline())
-        timer = threading.Timer(seconds, os.killpg, (pid, signal.SIGKILL))
+        timer = threading.Timer(WALL_SECONDS, os.killpg, (pid, signal.SIGKILL))
         timer.start()
         status = int(self.process.stdout.readline())
         timer.cancel()
         if status == 0:
             return "survived", ""
         failed = re.search(r"^(?:FAILED|ERROR) (\S+)", self.said.read_text(), re.MULTILINE)
-        if status == -signal.SIGKILL:
-            return "killed", f"no end in {seconds:.0f} s"
+        if status in (-signal.SIGKILL, -signal.SIGXCPU):
+            return "killed", "no end"
         return "killed", failed[1] if failed else f"pytest ended with {status}"
 
 

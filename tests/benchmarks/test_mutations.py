@@ -78,7 +78,7 @@ def test_what_tests_notice(load: Any, tree: Path, capsys: pytest.CaptureFixture[
     script = load("mutations")
     drawn = script.draw([tree], 100, 0)  # every statement
     assert not any("too large" in one.key for one in drawn)
-    script.main([*options, "count=100"])
+    script.main([*options, "count=100", "share=1"])
     outcomes = {
         one.statements[0].text: json.loads((tree.parent / "found.json").read_text())[one.key]
         for one in drawn
