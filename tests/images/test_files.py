@@ -157,7 +157,8 @@ def test_only_images_are_written(tmp_path, images):
 
 
 @pytest.mark.parametrize(
-    ("channels", "n", "columns", "rows"), [(1, 6, 3, 2), (3, 7, 3, 3), (3, 2, 5, 1), (1, 5, None, 2)]
+    ("channels", "n", "columns", "rows"),
+    [(1, 6, 3, 2), (3, 7, 3, 3), (3, 2, 5, 1), (1, 5, None, 2)],
 )
 def test_every_image_has_its_place_on_the_grid(tmp_path, channels, n, columns, rows):
     images = pictures(n, channels)
