@@ -47,13 +47,11 @@ class UNetConfig:
 
     Attributes:
         channels: at the first resolution.
-        multipliers: of the channels, one per resolution; each resolution is half the previous one.
+        multipliers: of the channels, one per resolution; each resolution halves the previous one.
         blocks: residual blocks per resolution on the way down; one more on the way up.
-        attention: resolutions with self-attention, in pixels of the image divided by `patch`.
-        patch: side of the pixel patches that enter as channels of one point. With 2, images of
-            28×28 pixels are processed at 14×14, at a quarter of the cost.
-        resample: ``pool`` (2×2 means down, nearest neighbour up) or ``fir`` (filter [1, 3, 3, 1],
-            which distinguishes NCSN++ from DDPM++: Karras et al. 2022).
+        attention: resolutions with self-attention, in pixels divided by `patch`.
+        patch: side of the patches of pixels that become one point; 2 quarters the cost.
+        resample: ``pool`` (2×2 means, nearest neighbour), or ``fir`` (filter [1, 3, 3, 1]: NCSN++).
         dropout: probability, in the residual blocks.
     """
 
@@ -105,14 +103,12 @@ class ImageConfig(RunConfig):
         data: the training images; files in configs/data/ also set a network that suits them.
         network: size of the U-Net.
         conditional: trains on class labels if the images have any.
-        label_dropout: fraction of labels hidden in training, so that the model can also sample
-            without a label.
+        label_dropout: fraction of hidden labels, so that sampling needs no label.
         loss: see `LossConfig`; files in configs/image_loss/.
-        teacher: run directory of a trained teacher, to distil or to start from; null trains one if
-            the loss needs it.
+        teacher: run directory of a trained teacher; null trains one if the loss needs it.
         sigma_min, sigma_max: range of noise levels, for data with σ_d = 0.5.
         batch_size: of one update, over all processes.
-        accumulate: number of pieces each process splits its batch into, to save memory.
+        accumulate: pieces that each process splits its batch into, to save memory.
         precision: ``bf16`` computes everything but the normalisations in bfloat16.
     """
 
@@ -160,15 +156,13 @@ class SampleConfig:
         label: class of all samples; null cycles through all classes.
         unconditional: samples without labels.
         batch_size: number of samples computed at once.
-        steps: Heun steps of a teacher, or network calls of a student; with `ts` the length of the
-            Karras grid.
+        steps: Heun steps of a teacher, network calls of a student, or length of the grid of `ts`.
         ts: indices into a Karras grid of `steps` levels, 0 the noisiest, as OpenAI counts them.
         levels: decreasing noise levels of a student, for data with σ_d = 0.5.
         solver: of a teacher, ``heun`` or ``euler``.
         churn, churn_min, churn_max, churn_noise: of a teacher: Karras et al. 2022, Algorithm 2.
         out: path of the .npz; null for one in the run directory.
-        columns: of the PNG sheet; null for a sheet that is about square.
-        sheet_samples: maximum number of samples on the sheet.
+        columns, sheet_samples: of the PNG sheet; by default it is about square.
         precision: as in training; with ``fp32`` a sample does not depend on its batch.
         device, threads: as in training.
         progress: shows a progress bar.
@@ -227,8 +221,7 @@ class EditConfig:
         mask: image file of the same size for inpainting, white where to paint; null for the centre.
         factor: of super-resolution; null for 4, or 2 below 16 pixels a side.
         noise: standard deviation of the noise to remove, for pixels between −1 and 1.
-        start: noise level at which strokes and interpolations start, for data with σ_d = 0.5. Near
-            0 nothing changes; at σ_max nothing is kept.
+        start: noise level at which strokes and interpolations start, for data with σ_d = 0.5.
         steps: network calls.
         label: class of all images; null for each image's own.
         seed: of the noise of the first image; image i has seed `seed` + i.
@@ -282,20 +275,16 @@ class ImageMetricsConfig:
     """Keys of `python -m cmpolicy.evaluate` that images use.
 
     Attributes:
-        run: run directory of an agent or of images.
-        checkpoint: ``last`` or ``best``.
+        run, checkpoint, device: as in sampling; the run may be of an agent.
         seed: of the first episode or sample.
-        steps: network calls per action, null for those of training; or per sample, null for 1, 2,
-            5 and the teacher's.
-        device: as in training.
+        steps: network calls per action or sample; null for training's, or 1, 2, 5 and a teacher's.
         npz: file of samples, as `cmpolicy.sample` writes it, instead of a run.
         data: the images to compare with.
         extractor: one of `cmpolicy.images.extractors.EXTRACTORS`; only ``inception`` gives the FID.
         weights: file of the extractor's weights; null for those of an installed package.
         reference: file with mu and sigma, instead of `data`.
         save_reference: path to write such a file to.
-        num_samples: number of samples per sampler.
-        batch_size: number of samples computed at once.
+        num_samples, batch_size: of each sampler; computed at once.
     """
 
     run: str | None = None

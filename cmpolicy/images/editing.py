@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -58,16 +57,8 @@ class Editor:
         return self.f(x, x.new_full((len(x),), sigma)).clamp(self.low, self.high)
 
 
-class PixelTransform(Protocol):
-    """An invertible linear map A of images."""
-
-    def forward(self, x: Tensor, /) -> Tensor: ...  # A x
-
-    def inverse(self, y: Tensor, /) -> Tensor: ...  # A⁻¹ y
-
-
-class Identity:
-    """A = 1, for known and unknown pixels."""
+class PixelTransform:
+    """An invertible linear map A of images: the identity, for known and unknown pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -76,7 +67,7 @@ class Identity:
         return y
 
 
-class ColourBasis:
+class ColourBasis(PixelTransform):
     """An orthogonal basis of colours whose first axis is the luminance; (B, 3, H, W) both ways."""
 
     def __init__(self, like: Tensor) -> None:
@@ -91,7 +82,7 @@ class ColourBasis:
         return image
 
 
-class PatchBasis:
+class PatchBasis(PixelTransform):
     """An orthogonal basis of patches of `size` × `size` pixels whose first vector is constant.
 
     (B, C, H, W) ↔ (B, C, H/size, W/size, size²); the first coordinate is `size` times the mean.
@@ -148,12 +139,8 @@ def edit_zero_shot(
 
 
 def inpaint(editor: Editor, image: Tensor, known: Tensor) -> Tensor:
-    """Fill unknown pixels of images (B, C, H, W); known ones stay the same, bit for bit.
-
-    Args:
-        known: bool, broadcasts against the image.
-    """
-    return edit_zero_shot(editor, image, known, Identity())
+    """Fill unknown pixels of images (B, C, H, W); known ones, bool, stay bit for bit."""
+    return edit_zero_shot(editor, image, known, PixelTransform())
 
 
 def colorize(editor: Editor, image: Tensor) -> Tensor:

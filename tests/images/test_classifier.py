@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from cmpolicy.generative.learner import GenerativeLearner
 from cmpolicy.generative.loss_config import LossConfig
 from cmpolicy.images import classifier as image_classifier
-from cmpolicy.images.classifier import ImageClassifier, trained_classifier
+from cmpolicy.images.classifier import (
+    PIXELS,
+    ImageClassifier,
+    PerceptualDistance,
+    trained_classifier,
+)
 from cmpolicy.images.extractors import open_extractor
-from cmpolicy.images.perceptual_distance import PIXELS, PerceptualDistance
 
 MEAN, STD = -0.3, 0.8
 
