@@ -24,22 +24,14 @@ LUMINANCE = (0.2989, 0.5870, 0.1140)  # of red, green and blue: ITU-R BT.601
 
 @dataclass(frozen=True)
 class Editor:
-    """A consistency function and the settings of an edit.
+    """A consistency function and the settings of an edit."""
 
-    Attributes:
-        f: (x_σ (B, …), σ (B,)) → x₀ (B, …).
-        levels: strictly decreasing noise levels; the first decides how much is generated anew.
-        boundary: ε, the level at which f is the identity.
-        low, high: range that f's output is clamped to.
-        generator: of the noise; one for all images, or one for each.
-    """
-
-    f: LevelFunction
-    levels: Sequence[float]
-    boundary: float = 0.0
-    low: float = -math.inf
+    f: LevelFunction  # (x_σ (B, …), σ (B,)) → x₀ (B, …)
+    levels: Sequence[float]  # strictly decreasing; the first decides how much is generated anew
+    boundary: float = 0.0  # ε, the level at which f is the identity
+    low: float = -math.inf  # f's output is clamped to [low, high]
     high: float = math.inf
-    generator: Generators = None
+    generator: Generators = None  # of the noise; one for all images, or one for each
 
     def __post_init__(self) -> None:
         check_levels(self.levels, self.boundary)
