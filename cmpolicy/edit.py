@@ -25,7 +25,6 @@ from cmpolicy.images.editing_tasks import (
     scale_factor,
     seeded,
 )
-from cmpolicy.images.figures import draw_sheet
 from cmpolicy.images.model import ImageModel, load_image_model
 
 if TYPE_CHECKING:
@@ -54,6 +53,8 @@ def edit(config: EditConfig, overrides: list[str]) -> None:
     with torch.inference_mode():
         for name in names:
             blocks |= TASKS[name](session)
+    from cmpolicy.images.figures import draw_sheet  # slow to import
+
     path = Path(config.out or Path(config.run) / f"edited-{config.task}.png")
     title = f"{session.model.config.loss.name} on {session.model.dataset.name}: {config.task}"
     draw_sheet(path, blocks, columns=INBETWEENS, title=title)

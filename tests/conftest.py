@@ -50,8 +50,9 @@ def killed_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractCon
             if name == "last" and state["step"] == stop:
                 raise Killed
 
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(RunDirectory, "save_checkpoint", save)
+        monkeypatch.setattr(RunDirectory, "save_checkpoint", save)
+        with pytest.raises(Killed):
             yield
+        monkeypatch.setattr(RunDirectory, "save_checkpoint", saved)
 
     return context

@@ -23,44 +23,24 @@ ALL_LOSSES: dict[str, Callable[..., Loss]] = {**LOSSES, **DISTILLATIONS, **DIFFU
 
 @dataclass
 class LossConfig:
-    """A loss and its training.
+    """A loss and its training."""
 
-    Attributes:
-        name: a loss of `cmpolicy.consistency.losses`; ``edm`` trains only a teacher.
-        options: hyperparameters of the loss.
-        parameterization: ``karras`` or ``trigflow``.
-        teacher_steps: number of first updates that train an EDM teacher. A distillation distils
-            it; any other loss starts from its weights.
-        optimizer: ``adam`` or ``radam``.
-        betas: of the optimiser. The target moves, so Adam's usual 0.999 remembers gradients for
-            too long.
-        learning_rate: its peak.
-        warmup: number of updates over which the learning rate rises linearly.
-        schedule: ``cosine`` falls to 0 over the updates of the teacher, and again over those of
-            the student; ``constant`` stays.
-        max_grad_norm: clips gradients to this norm; null does not clip.
-        ema_decay: of the averaged weights, per update; they sample, distil and are evaluated.
-        other_ema_decays: of further averages, kept for comparison.
-        stable_target: replaces each sample's own target by the denoiser of the batch, see
-            `batch_denoiser`.
-        perceptual: compares images by features of a classifier instead of the loss's own metric,
-            see `PerceptualDistance`.
-    """
-
-    name: str = "scd"
-    options: dict[str, Any] = field(default_factory=dict)
-    parameterization: str = "trigflow"
+    name: str = "scd"  # a loss of `cmpolicy.consistency.losses`; edm trains only a teacher
+    options: dict[str, Any] = field(default_factory=dict)  # hyperparameters of the loss
+    parameterization: str = "trigflow"  # or karras
+    # first updates, which train an EDM teacher to distil, or weights for other losses to start from
     teacher_steps: int = 0
-    optimizer: str = "adam"
+    optimizer: str = "adam"  # or radam
+    # the target moves, so Adam's usual 0.999 remembers gradients for too long
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
-    learning_rate: float = 2e-3
-    warmup: int = 100
-    schedule: str = "cosine"
-    max_grad_norm: float | None = None
-    ema_decay: float = 0.999
-    other_ema_decays: list[float] = field(default_factory=list)
-    stable_target: bool = False
-    perceptual: bool = False
+    learning_rate: float = 2e-3  # at its peak
+    warmup: int = 100  # updates over which the learning rate rises linearly
+    schedule: str = "cosine"  # to 0 in the phase of the teacher and of the student; or constant
+    max_grad_norm: float | None = None  # clips gradients; null does not
+    ema_decay: float = 0.999  # per update, of the weights that sample, distil and are evaluated
+    other_ema_decays: list[float] = field(default_factory=list)  # kept for comparison
+    stable_target: bool = False  # trains towards the denoiser of the batch, see `batch_denoiser`
+    perceptual: bool = False  # compares images by a classifier's features: `PerceptualDistance`
 
     def __post_init__(self) -> None:
         for key, names in (

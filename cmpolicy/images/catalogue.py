@@ -45,26 +45,16 @@ Layouts = dict[str, tuple[Layout, ...]]  # per split; the first complete layout 
 
 @dataclass(frozen=True)
 class PublishedImages:
-    """A published dataset.
-
-    Attributes:
-        class_names: of labels 0, 1, ….
-        counts: number of images per split.
-        layouts: the formats of its files; the first one is downloaded.
-        folders: folders below a root where the files may be.
-        base_url, sha256: where to download files, and their hashes.
-        package: another source.
-        flip: whether training usually mirrors images.
-    """
+    """A published dataset."""
 
     class_names: tuple[str, ...]
-    counts: dict[str, int]
-    layouts: Layouts
-    folders: tuple[str, ...]
+    counts: dict[str, int]  # images per split
+    layouts: Layouts  # the first one is downloaded
+    folders: tuple[str, ...]  # below a root, where the files may be
     base_url: str
-    sha256: dict[str, str]
-    package: str
-    flip: bool = False
+    sha256: dict[str, str]  # of the files to download
+    package: str  # another source
+    flip: bool = False  # whether training usually mirrors images
 
 
 def _idx(prefix: str) -> tuple[Layout, ...]:

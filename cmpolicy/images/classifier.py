@@ -1,10 +1,11 @@
-"""Train a small classifier on labelled images, for its features."""
+"""Train a small classifier on labelled images, and compare images by its features."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpolicy.atomic_file import write_atomically
+from cmpolicy.consistency.loss_metrics import mean_squared
 from cmpolicy.errors import InputError
+from cmpolicy.generative.learner import SIGMA_DATA
 
 log = logging.getLogger("cmpolicy")
 
@@ -22,6 +25,7 @@ FEATURES = 128
 CHANNELS = 32
 UPDATES, BATCH_SIZE = 800, 128
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 1e-2
+PIXELS = 0.1  # weight of the pixels in the distance, for what the classifier does not see
 SIZE_IMAGES = 1000  # images from which the size of the features is measured
 
 
@@ -165,3 +169,30 @@ def _data_hash(images: Tensor, labels: Tensor, seed: int) -> str:
     for tensor in (images, labels):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+class PerceptualDistance:
+    """Σ_l E_hw ‖φ̂_l(a) − φ̂_l(b)‖² + 0.1 ‖a − b‖²/d: Zhang et al. 2018 (LPIPS), eq. 1 with w = 1.
+
+    φ̂_l are a network's feature maps with the channels of each pixel normalised to length 1. Song et
+    al. 2023, §6.1, train with such a metric.
+
+    Args:
+        maps: pixels in [−1, 1] (B, C, H, W) → feature maps, each (B, C', H', W').
+        mean, std: of the data's pixels, to undo the scaling of x₀.
+    """
+
+    def __init__(self, maps: Callable[[Tensor], Sequence[Tensor]], mean: float, std: float) -> None:
+        self.maps, self.mean, self.scale = maps, mean, std / SIGMA_DATA
+
+    def features(self, x0: Tensor) -> list[Tensor]:
+        """Compute the normalised feature maps of x₀ (B, C, H, W)."""
+        maps = self.maps(x0 * self.scale + self.mean)
+        return [F.normalize(features, dim=1, eps=1e-6) for features in maps]
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Compute distances (B,) of two batches of x₀, each (B, C, H, W)."""
+        distance = PIXELS * mean_squared(a, b)
+        for mine, theirs in zip(self.features(a), self.features(b), strict=True):
+            distance = distance + (mine - theirs).square().sum(1).mean((1, 2))
+        return distance

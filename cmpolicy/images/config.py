@@ -26,44 +26,27 @@ GROUP_CHANNELS = 4  # channels per group of a normalisation, at least
 
 @dataclass
 class ImageDataConfig:
-    """Training images.
+    """Training images."""
 
-    Attributes:
-        name: one of `cmpolicy.images.dataset.IMAGE_DATASETS`.
-        root: directory or file of the images; null looks in the cache, then downloads.
-        flip: mirrors half of the images; null for the dataset's own default.
-        size: crops and resizes images to `size` × `size` pixels; null keeps their size.
-    """
-
-    name: str = "digits"
-    root: str | None = None
-    flip: bool | None = None
-    size: int | None = None
+    name: str = "digits"  # one of `cmpolicy.images.dataset.IMAGE_DATASETS`
+    root: str | None = None  # directory or file; null looks in the cache, then downloads
+    flip: bool | None = None  # mirrors half of the images; null for the dataset's own default
+    size: int | None = None  # crops and resizes to `size` × `size` pixels; null keeps the size
 
 
 @dataclass
 class UNetConfig:
-    """Size of the U-Net.
+    """Size of the U-Net."""
 
-    Attributes:
-        channels: at the first resolution.
-        multipliers: of the channels, one per resolution; each resolution is half the previous one.
-        blocks: residual blocks per resolution on the way down; one more on the way up.
-        attention: resolutions with self-attention, in pixels of the image divided by `patch`.
-        patch: side of the pixel patches that enter as channels of one point. With 2, images of
-            28×28 pixels are processed at 14×14, at a quarter of the cost.
-        resample: ``pool`` (2×2 means down, nearest neighbour up) or ``fir`` (filter [1, 3, 3, 1],
-            which distinguishes NCSN++ from DDPM++: Karras et al. 2022).
-        dropout: probability, in the residual blocks.
-    """
-
-    channels: int = 64
+    channels: int = 64  # at the first resolution
+    # of the channels, one per resolution; each resolution halves the previous one
     multipliers: list[int] = field(default_factory=lambda: [1, 2])
-    blocks: int = 1
+    blocks: int = 1  # residual blocks per resolution on the way down; one more on the way up
+    # resolutions with self-attention, in pixels divided by `patch`
     attention: list[int] = field(default_factory=list)
-    patch: int = 1
-    resample: str = "pool"
-    dropout: float = 0.0
+    patch: int = 1  # side of the patches of pixels that become one point; 2 quarters the cost
+    resample: str = "pool"  # 2×2 means, nearest neighbour; or fir, NCSN++'s filter [1, 3, 3, 1]
+    dropout: float = 0.0  # probability, in the residual blocks
 
     def __post_init__(self) -> None:
         positive = (self.channels, self.blocks, self.patch, *self.multipliers)
@@ -81,17 +64,11 @@ class UNetConfig:
 
 @dataclass
 class ImageEvalConfig:
-    """Evaluation of samples against training images.
+    """Evaluation of samples against training images."""
 
-    Attributes:
-        every: updates between two evaluations.
-        samples: number of samples in an evaluation during training.
-        final_samples: number of samples of the last and of the best checkpoint.
-    """
-
-    every: int = 1_000
-    samples: int = 500
-    final_samples: int = 1_000
+    every: int = 1_000  # updates between two evaluations
+    samples: int = 500  # number of samples in an evaluation during training
+    final_samples: int = 1_000  # number of samples of the last and of the best checkpoint
 
     def __post_init__(self) -> None:
         check_positive(self, "every", "samples", "final_samples")
@@ -99,38 +76,24 @@ class ImageEvalConfig:
 
 @dataclass
 class ImageConfig(RunConfig):
-    """Images: `python -m cmpolicy.train --config-name image data=NAME image_loss=LOSS`.
+    """Images: `python -m cmpolicy.train --config-name image data=NAME image_loss=LOSS`."""
 
-    Attributes:
-        data: the training images; files in configs/data/ also set a network that suits them.
-        network: size of the U-Net.
-        conditional: trains on class labels if the images have any.
-        label_dropout: fraction of labels hidden in training, so that the model can also sample
-            without a label.
-        loss: see `LossConfig`; files in configs/image_loss/.
-        teacher: run directory of a trained teacher, to distil or to start from; null trains one if
-            the loss needs it.
-        sigma_min, sigma_max: range of noise levels, for data with σ_d = 0.5.
-        batch_size: of one update, over all processes.
-        accumulate: number of pieces each process splits its batch into, to save memory.
-        precision: ``bf16`` computes everything but the normalisations in bfloat16.
-    """
-
-    AUTO_PRECISION: ClassVar[tuple[str, ...]] = ("bf16", "fp32")
+    AUTO_PRECISION: ClassVar[tuple[str, ...]] = ("bf16", "fp32")  # bf16 spares the normalisations
     OWN_KEY: ClassVar[str] = "data"
 
+    # files in configs/data/ also set a network that suits the images
     data: ImageDataConfig = field(default_factory=ImageDataConfig)
     network: UNetConfig = field(default_factory=UNetConfig)
-    conditional: bool = True
-    label_dropout: float = 0.0
-    loss: LossConfig = field(default_factory=LossConfig)
-    teacher: str | None = None
-    sigma_min: float = 0.002
+    conditional: bool = True  # trains on class labels if the images have any
+    label_dropout: float = 0.0  # fraction of hidden labels, so that sampling needs no label
+    loss: LossConfig = field(default_factory=LossConfig)  # files in configs/image_loss/
+    teacher: str | None = None  # run of a trained teacher; null trains one if the loss needs it
+    sigma_min: float = 0.002  # range of noise levels, for data with σ_d = 0.5
     sigma_max: float = 80.0
-    accumulate: int = 1
+    accumulate: int = 1  # pieces that each process splits its batch into, to save memory
     eval: ImageEvalConfig = field(default_factory=ImageEvalConfig)
     steps: int = 4_000
-    batch_size: int = 128
+    batch_size: int = 128  # of one update, over all processes
     log_every: int = 100
     checkpoint_every: int = 1_000
 
@@ -148,54 +111,31 @@ class ImageConfig(RunConfig):
 
 @dataclass
 class SampleConfig:
-    """Sampling: `python -m cmpolicy.sample run=RUN`.
+    """Sampling: `python -m cmpolicy.sample run=RUN`."""
 
-    Attributes:
-        run: run directory of an image run.
-        checkpoint: ``last`` or ``best``.
-        model: ``student`` or ``teacher``; null for the student if there is one.
-        ema: decay of the averaged weights; null for those that training evaluated.
-        num_samples: number of samples.
-        seed: of the first sample; sample i has seed `seed` + i and depends on nothing else.
-        label: class of all samples; null cycles through all classes.
-        unconditional: samples without labels.
-        batch_size: number of samples computed at once.
-        steps: Heun steps of a teacher, or network calls of a student; with `ts` the length of the
-            Karras grid.
-        ts: indices into a Karras grid of `steps` levels, 0 the noisiest, as OpenAI counts them.
-        levels: decreasing noise levels of a student, for data with σ_d = 0.5.
-        solver: of a teacher, ``heun`` or ``euler``.
-        churn, churn_min, churn_max, churn_noise: of a teacher: Karras et al. 2022, Algorithm 2.
-        out: path of the .npz; null for one in the run directory.
-        columns: of the PNG sheet; null for a sheet that is about square.
-        sheet_samples: maximum number of samples on the sheet.
-        precision: as in training; with ``fp32`` a sample does not depend on its batch.
-        device, threads: as in training.
-        progress: shows a progress bar.
-    """
-
-    run: str = MISSING
-    checkpoint: str = "last"
-    model: str | None = None
-    ema: float | None = None
+    run: str = MISSING  # run directory of an image run
+    checkpoint: str = "last"  # or best
+    model: str | None = None  # student or teacher; null for the student if there is one
+    ema: float | None = None  # decay of the averaged weights; null for those of training
     num_samples: int = 100
-    seed: int = 0
-    label: int | None = None
-    unconditional: bool = False
-    batch_size: int = 100
+    seed: int = 0  # sample i has seed `seed` + i and depends on nothing else
+    label: int | None = None  # class of all samples; null cycles through all classes
+    unconditional: bool = False  # samples without labels
+    batch_size: int = 100  # samples computed at once
+    # Heun steps of a teacher, network calls of a student, or length of the grid of `ts`
     steps: int | None = None
-    ts: list[int] | None = None
-    levels: list[float] | None = None
-    solver: str = "heun"
-    churn: float = 0.0
+    ts: list[int] | None = None  # indices into a Karras grid, 0 the noisiest, as OpenAI counts
+    levels: list[float] | None = None  # decreasing levels of a student, for data with σ_d = 0.5
+    solver: str = "heun"  # of a teacher, or euler
+    churn: float = 0.0  # of a teacher, with its three settings: Karras et al. 2022, Algorithm 2
     churn_min: float = 0.0
     churn_max: float = math.inf
     churn_noise: float = 1.0
-    out: str | None = None
-    columns: int | None = None
-    sheet_samples: int = 100
-    precision: str = "fp32"
-    device: str = "auto"
+    out: str | None = None  # path of the .npz; null for one in the run directory
+    columns: int | None = None  # of the PNG sheet; null for a sheet that is about square
+    sheet_samples: int = 100  # on the sheet, at most
+    precision: str = "fp32"  # as in training; with fp32 a sample does not depend on its batch
+    device: str = "auto"  # as in training, like `threads`
     threads: int | None = 1
     progress: bool = True
 
@@ -214,45 +154,25 @@ class SampleConfig:
 
 @dataclass
 class EditConfig:
-    """Editing: `python -m cmpolicy.edit run=RUN`.
+    """Editing: `python -m cmpolicy.edit run=RUN`."""
 
-    Attributes:
-        run: run directory of an image run with a student.
-        checkpoint, ema: as in sampling.
-        task: one of `cmpolicy.images.editing_tasks.TASKS`, or ``all`` that fit the images.
-        picture: an image file; null takes images of the dataset.
-        degrade: degrades the image first; false if it is already grey, small, noisy or drawn.
-        pictures: number of dataset images.
-        split: of the dataset, ``test`` or ``train``.
-        mask: image file of the same size for inpainting, white where to paint; null for the centre.
-        factor: of super-resolution; null for 4, or 2 below 16 pixels a side.
-        noise: standard deviation of the noise to remove, for pixels between −1 and 1.
-        start: noise level at which strokes and interpolations start, for data with σ_d = 0.5. Near
-            0 nothing changes; at σ_max nothing is kept.
-        steps: network calls.
-        label: class of all images; null for each image's own.
-        seed: of the noise of the first image; image i has seed `seed` + i.
-        out: path of the PNG; null for one in the run directory.
-        device, threads: as in training.
-    """
-
-    run: str = MISSING
-    checkpoint: str = "last"
+    run: str = MISSING  # run directory of an image run with a student
+    checkpoint: str = "last"  # as in sampling, like `ema`
     ema: float | None = None
-    task: str = "all"
-    picture: str | None = None
-    degrade: bool = True
-    pictures: int = 10
-    split: str = "test"
-    mask: str | None = None
-    factor: int | None = None
-    noise: float = 0.5
-    start: float = 1.0
-    steps: int = 20
-    label: int | None = None
-    seed: int = 0
-    out: str | None = None
-    device: str = "auto"
+    task: str = "all"  # those that fit; or one of `cmpolicy.images.editing_tasks.TASKS`
+    picture: str | None = None  # an image file; null takes images of the dataset
+    degrade: bool = True  # false if the image is already grey, small, noisy or drawn
+    pictures: int = 10  # number of dataset images
+    split: str = "test"  # of the dataset, or train
+    mask: str | None = None  # of the same size, white where to paint; null for the centre
+    factor: int | None = None  # of super-resolution; null for 4, or 2 below 16 pixels a side
+    noise: float = 0.5  # standard deviation to remove, for pixels between −1 and 1
+    start: float = 1.0  # level at which strokes and interpolations start, for σ_d = 0.5
+    steps: int = 20  # network calls
+    label: int | None = None  # class of all images; null for each image's own
+    seed: int = 0  # image i has noise of seed `seed` + i
+    out: str | None = None  # path of the PNG; null for one in the run directory
+    device: str = "auto"  # as in training, like `threads`
     threads: int | None = 1
 
     def __post_init__(self) -> None:
@@ -266,11 +186,7 @@ class EditConfig:
 
 @dataclass
 class ComparedImages:
-    """Images to compare samples with; null for the run's training images.
-
-    Attributes:
-        name, root, size: as in training.
-    """
+    """Images to compare samples with, as in training; null for the run's training images."""
 
     name: str | None = None
     root: str | None = None
@@ -279,38 +195,22 @@ class ComparedImages:
 
 @dataclass
 class ImageMetricsConfig:
-    """Keys of `python -m cmpolicy.evaluate` that images use.
+    """Keys of `python -m cmpolicy.evaluate` that images use."""
 
-    Attributes:
-        run: run directory of an agent or of images.
-        checkpoint: ``last`` or ``best``.
-        seed: of the first episode or sample.
-        steps: network calls per action, null for those of training; or per sample, null for 1, 2,
-            5 and the teacher's.
-        device: as in training.
-        npz: file of samples, as `cmpolicy.sample` writes it, instead of a run.
-        data: the images to compare with.
-        extractor: one of `cmpolicy.images.extractors.EXTRACTORS`; only ``inception`` gives the FID.
-        weights: file of the extractor's weights; null for those of an installed package.
-        reference: file with mu and sigma, instead of `data`.
-        save_reference: path to write such a file to.
-        num_samples: number of samples per sampler.
-        batch_size: number of samples computed at once.
-    """
-
-    run: str | None = None
-    checkpoint: str = "last"
-    seed: int = 1_000
+    run: str | None = None  # run directory of an agent or of images
+    checkpoint: str = "last"  # or best
+    seed: int = 1_000  # of the first episode or sample
+    # network calls per action or sample; null for those of training, or 1, 2, 5 and the teacher's
     steps: int | None = None
     device: str = "auto"
-    npz: str | None = None
+    npz: str | None = None  # samples, as `cmpolicy.sample` writes them, instead of a run
     data: ComparedImages = field(default_factory=ComparedImages)
-    extractor: str = "classifier"
-    weights: str | None = None
-    reference: str | None = None
-    save_reference: str | None = None
-    num_samples: int = 5_000
-    batch_size: int = 250
+    extractor: str = "classifier"  # one of EXTRACTORS; only inception gives the FID
+    weights: str | None = None  # file of the extractor's weights; null for an installed package's
+    reference: str | None = None  # file with mu and sigma, instead of `data`
+    save_reference: str | None = None  # path to write such a file to
+    num_samples: int = 5_000  # per sampler
+    batch_size: int = 250  # samples computed at once
 
     def __post_init__(self) -> None:
         given = ["steps"] if self.steps is not None else []

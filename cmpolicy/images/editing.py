@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,22 +24,14 @@ LUMINANCE = (0.2989, 0.5870, 0.1140)  # of red, green and blue: ITU-R BT.601
 
 @dataclass(frozen=True)
 class Editor:
-    """A consistency function and the settings of an edit.
+    """A consistency function and the settings of an edit."""
 
-    Attributes:
-        f: (x_σ (B, …), σ (B,)) → x₀ (B, …).
-        levels: strictly decreasing noise levels; the first decides how much is generated anew.
-        boundary: ε, the level at which f is the identity.
-        low, high: range that f's output is clamped to.
-        generator: of the noise; one for all images, or one for each.
-    """
-
-    f: LevelFunction
-    levels: Sequence[float]
-    boundary: float = 0.0
-    low: float = -math.inf
+    f: LevelFunction  # (x_σ (B, …), σ (B,)) → x₀ (B, …)
+    levels: Sequence[float]  # strictly decreasing; the first decides how much is generated anew
+    boundary: float = 0.0  # ε, the level at which f is the identity
+    low: float = -math.inf  # f's output is clamped to [low, high]
     high: float = math.inf
-    generator: Generators = None
+    generator: Generators = None  # of the noise; one for all images, or one for each
 
     def __post_init__(self) -> None:
         check_levels(self.levels, self.boundary)
@@ -58,16 +49,8 @@ class Editor:
         return self.f(x, x.new_full((len(x),), sigma)).clamp(self.low, self.high)
 
 
-class PixelTransform(Protocol):
-    """An invertible linear map A of images."""
-
-    def forward(self, x: Tensor, /) -> Tensor: ...  # A x
-
-    def inverse(self, y: Tensor, /) -> Tensor: ...  # A⁻¹ y
-
-
-class Identity:
-    """A = 1, for known and unknown pixels."""
+class PixelTransform:
+    """An invertible linear map A of images: the identity, for known and unknown pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -76,7 +59,7 @@ class Identity:
         return y
 
 
-class ColourBasis:
+class ColourBasis(PixelTransform):
     """An orthogonal basis of colours whose first axis is the luminance; (B, 3, H, W) both ways."""
 
     def __init__(self, like: Tensor) -> None:
@@ -91,7 +74,7 @@ class ColourBasis:
         return image
 
 
-class PatchBasis:
+class PatchBasis(PixelTransform):
     """An orthogonal basis of patches of `size` × `size` pixels whose first vector is constant.
 
     (B, C, H, W) ↔ (B, C, H/size, W/size, size²); the first coordinate is `size` times the mean.
@@ -148,12 +131,8 @@ def edit_zero_shot(
 
 
 def inpaint(editor: Editor, image: Tensor, known: Tensor) -> Tensor:
-    """Fill unknown pixels of images (B, C, H, W); known ones stay the same, bit for bit.
-
-    Args:
-        known: bool, broadcasts against the image.
-    """
-    return edit_zero_shot(editor, image, known, Identity())
+    """Fill unknown pixels of images (B, C, H, W); known ones, bool, stay bit for bit."""
+    return edit_zero_shot(editor, image, known, PixelTransform())
 
 
 def colorize(editor: Editor, image: Tensor) -> Tensor:

@@ -25,21 +25,13 @@ STROKE_COLOURS = 6
 
 @dataclass(frozen=True)
 class EditingSession:
-    """A model and the images to edit.
+    """A model and the images to edit."""
 
-    Attributes:
-        model: a loaded model with a student.
-        config: the settings of the edit.
-        pictures: uint8 (N, C, H, W); for a super-resolution they may be smaller than the model's.
-        labels: (N,) int64, −1 for none; None for a model without classes.
-        hole: (H, W) bool, true where inpainting paints.
-    """
-
-    model: ImageModel
+    model: ImageModel  # with a student
     config: EditConfig
-    pictures: Tensor
-    labels: Tensor | None
-    hole: Tensor
+    pictures: Tensor  # uint8 (N, C, H, W), maybe smaller than the model's for a super-resolution
+    labels: Tensor | None  # (N,) int64, −1 for none; None for a model without classes
+    hole: Tensor  # (H, W) bool, true where inpainting paints
 
     def editor(self, levels: Sequence[float]) -> editing.Editor:
         """Build the editor of all images; each has noise of its own, whatever its batch."""

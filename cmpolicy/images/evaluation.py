@@ -36,17 +36,11 @@ PROGRESS_FROM = 1_000  # images; extracting fewer shows no progress bar
 
 @dataclass(frozen=True)
 class Truth:
-    """Real images to compare samples with.
-
-    Attributes:
-        extractor: of the features.
-        features: of the training images, (N, D), or statistics from a file.
-        images: the training images; None with only a file.
-    """
+    """Real images to compare samples with."""
 
     extractor: Extractor
-    features: NDArray[np.float64] | Statistics
-    images: ImageDataset | None
+    features: NDArray[np.float64] | Statistics  # of the training images (N, D), or from a file
+    images: ImageDataset | None  # the training images; None with only a file
 
     def score(self, samples: Tensor) -> ImageScores:
         """Compute all metrics of samples (n, C, H, W) uint8.

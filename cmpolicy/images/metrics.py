@@ -133,25 +133,16 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ImageScores:
-    """All metrics of a set of images.
-
-    Attributes:
-        extractor, weights: of the features.
-        distance: name of the Fréchet distance; "FID" only with Inception.
-        frechet: its value.
-        samples, references: number of images on each side; 0 if a reference file does not say.
-        kid, kid_std: mean and standard deviation over subsets; None with a reference file.
-        precision, recall: None with a reference file.
-    """
+    """All metrics of a set of images; KID, precision and recall are None with a reference file."""
 
     extractor: str
-    weights: str
-    distance: str
+    weights: str  # hash of the extractor's weights
+    distance: str  # name of the Fréchet distance; "FID" only with Inception
     frechet: float
     samples: int
-    references: int
+    references: int  # number of true images; 0 if a reference file does not say
     kid: float | None = None
-    kid_std: float | None = None
+    kid_std: float | None = None  # over subsets
     precision: float | None = None
     recall: float | None = None
 

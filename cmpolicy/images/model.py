@@ -32,67 +32,43 @@ TEACHER_STEPS = 18  # of Heun's method, 35 network calls: Karras et al. 2022, fo
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Facts about the training images that a model needs.
+    """Facts about the training images that a model needs."""
 
-    Attributes:
-        name, split: arguments of `open_images`.
-        size: number of images.
-        shape: (C, H, W).
-        classes: number of classes, 0 without labels.
-        class_names: of the labels.
-        mean, std: of all pixels, scaled to [−1, 1].
-    """
-
-    name: str
+    name: str  # `name` and `split` of `open_images`
     split: str
-    size: int
-    shape: tuple[int, int, int]
-    classes: int
+    size: int  # number of images
+    shape: tuple[int, int, int]  # (C, H, W)
+    classes: int  # 0 without labels
     class_names: list[str]
-    mean: float
+    mean: float  # of all pixels, scaled to [−1, 1]
     std: float
 
     @classmethod
     def of(cls, images: ImageDataset) -> ImageInfo:
         """Describe a dataset."""
-        return cls(
-            images.name, images.split, len(images), images.shape, images.classes,
-            images.class_names, float(images.mean), images.std,
-        )  # fmt: skip
+        of_labels = (images.classes, images.class_names)
+        sizes = (images.name, images.split, len(images), images.shape)
+        return cls(*sizes, *of_labels, float(images.mean), images.std)
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Settings that turn noise into an image.
+    """Settings that turn noise into an image."""
 
-    Attributes:
-        model: ``student`` or ``teacher``.
-        levels: decreasing noise levels; those of a student end above 0, one network call each.
-        solver: of a teacher.
-        churn: of a teacher, keyword arguments of `solve`.
-        ema_decay: of the averaged weights; None for those that training evaluates.
-    """
-
-    model: str
-    levels: Sequence[float]
-    solver: str = "heun"
-    churn: dict[str, float] = field(default_factory=dict)
-    ema_decay: float | None = None
+    model: str  # student or teacher
+    levels: Sequence[float]  # decreasing; those of a student end above 0, one network call each
+    solver: str = "heun"  # of a teacher
+    churn: dict[str, float] = field(default_factory=dict)  # of a teacher, arguments of `solve`
+    ema_decay: float | None = None  # of the averaged weights; None for those of training
 
 
 @dataclass(frozen=True)
 class ImageModel:
-    """A teacher, a student, or both, with facts about their training images.
-
-    Attributes:
-        config: of the run.
-        dataset: the training images.
-        learner: holds the networks.
-    """
+    """A teacher, a student, or both, with facts about their training images."""
 
     config: ImageConfig
     dataset: ImageInfo
-    learner: GenerativeLearner
+    learner: GenerativeLearner  # holds the networks
 
     @property
     def step(self) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cmpolicy.errors import InputError
 from cmpolicy.generative.models import EDMTeacher
-from cmpolicy.images.classifier import trained_classifier
+from cmpolicy.images.classifier import PerceptualDistance, trained_classifier
 from cmpolicy.images.config import ImageConfig
 from cmpolicy.images.dataset import ImageBatch, ImageDataset, open_images
 from cmpolicy.images.figures import draw_sheet
@@ -24,7 +24,6 @@ from cmpolicy.images.model import (
     build_learner,
     load_image_model,
 )
-from cmpolicy.images.perceptual_distance import PerceptualDistance
 from cmpolicy.training.distributed import Ranks
 from cmpolicy.training.loop import Evaluation
 from cmpolicy.training.run_directory import RunDirectory

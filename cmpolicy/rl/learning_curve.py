@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 
 def draw_learning_curve(
     path: Path,
@@ -23,6 +21,8 @@ def draw_learning_curve(
 
     Lines mark the mean of the data, and where the agent begins to act in the environment.
     """
+    from matplotlib.figure import Figure  # slow to import
+
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     low = [s - e for s, e in zip(scores, errors, strict=True)]

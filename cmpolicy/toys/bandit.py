@@ -31,19 +31,13 @@ log = logging.getLogger("cmpolicy")
 
 @dataclass(frozen=True)
 class BanditScore:
-    """Rewards and modes of the actor's actions.
-
-    Attributes:
-        mean_reward: of the actor; `behaviour_reward` of the data.
-        mass: fraction of its actions nearest to each mode; `behaviour_mass` of the data's.
-        best_mode: index of the mode with the highest reward.
-    """
+    """Rewards and modes of the actor's actions, and of those of the data."""
 
     mean_reward: float
     behaviour_reward: float
-    mass: list[float]
+    mass: list[float]  # fraction of actions nearest to each mode
     behaviour_mass: list[float]
-    best_mode: int
+    best_mode: int  # index of the mode with the highest reward
 
     def __str__(self) -> str:
         before, after = self.behaviour_mass[self.best_mode], self.mass[self.best_mode]

@@ -13,15 +13,10 @@ from cmpolicy.generative.loss_config import LossConfig
 
 @dataclass
 class ToyEvalConfig:
-    """Evaluation of samples against the truth.
+    """Evaluation of samples against the truth."""
 
-    Attributes:
-        every: updates between two evaluations.
-        samples: number of samples in each.
-    """
-
-    every: int = 1_000
-    samples: int = 20_000
+    every: int = 1_000  # updates between two evaluations
+    samples: int = 20_000  # number of samples in each
 
     def __post_init__(self) -> None:
         check_positive(self, "every", "samples")
@@ -29,27 +24,18 @@ class ToyEvalConfig:
 
 @dataclass
 class ToyConfig(RunConfig):
-    """Toys: `python -m cmpolicy.train --config-name toy toy=NAME loss=LOSS`.
-
-    Attributes:
-        toy: one of `cmpolicy.toys.dataset.TOYS`.
-        loss: see `LossConfig`; files in configs/loss/.
-        hidden: widths of the network's hidden layers.
-        sigma_min, sigma_max: range of noise levels, for data with σ_d = 0.5.
-        teacher: run directory of a trained teacher; null trains one if the loss needs it.
-        eta: weight of the Q-guidance, on a bandit.
-    """
+    """Toys: `python -m cmpolicy.train --config-name toy toy=NAME loss=LOSS`."""
 
     AUTO_PRECISION: ClassVar[tuple[str, ...]] = ("fp32",)
     OWN_KEY: ClassVar[str] = "toy"
 
-    toy: str = "three_gmm"
-    loss: LossConfig = field(default_factory=LossConfig)
-    hidden: list[int] = field(default_factory=lambda: [128, 128, 128])
-    sigma_min: float = 0.002
+    toy: str = "three_gmm"  # one of `cmpolicy.toys.dataset.TOYS`
+    loss: LossConfig = field(default_factory=LossConfig)  # files in configs/loss/
+    hidden: list[int] = field(default_factory=lambda: [128, 128, 128])  # widths of the layers
+    sigma_min: float = 0.002  # range of noise levels, for data with σ_d = 0.5
     sigma_max: float = 10.0
-    teacher: str | None = None
-    eta: float = 1.0
+    teacher: str | None = None  # run of a trained teacher; null trains one if the loss needs it
+    eta: float = 1.0  # weight of the Q-guidance, on a bandit
     eval: ToyEvalConfig = field(default_factory=ToyEvalConfig)
     steps: int = 10_000
     batch_size: int = 512

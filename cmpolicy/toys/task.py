@@ -50,17 +50,10 @@ def make_toy_task(config: ToyConfig, device: torch.device) -> BanditTask | ToyTa
 
 @dataclass(frozen=True)
 class ToyScore:
-    """Distances between samples and the truth.
+    """Distances between samples and the truth, named as `compare` names them."""
 
-    Attributes:
-        distances: by sampler ("1 step", "teacher, Heun"), then by name as `compare` gives them; of
-            a conditional toy, their mean over conditions.
-        by_condition: distances of one-step samples at each condition.
-        samples: number of samples.
-    """
-
-    distances: dict[str, dict[str, float]]
-    by_condition: dict[str, dict[str, float]]
+    distances: dict[str, dict[str, float]]  # by sampler ("1 step"), the mean over conditions
+    by_condition: dict[str, dict[str, float]]  # of one-step samples, at each condition
     samples: int
 
     @property
@@ -98,13 +91,10 @@ class ToyTask:
         if self.learner.teacher_steps:
             log.info("the first %d updates train an EDM teacher", self.learner.teacher_steps)
 
-    def _make_learner(self, config: ToyConfig, teacher: EDMTeacher | None) -> GenerativeLearner:
-        data = self.dataset
-        network = FourierMLP(data.dim, data.condition_dim, config.hidden)
-        levels = (config.sigma_min, config.sigma_max)
-        return GenerativeLearner(
-            network, config.loss, config.steps, data.mean, data.std, *levels, teacher
-        )
+    def _make_learner(self, c: ToyConfig, teacher: EDMTeacher | None) -> GenerativeLearner:
+        data, levels = self.dataset, (c.sigma_min, c.sigma_max)
+        network = FourierMLP(data.dim, data.condition_dim, c.hidden)
+        return GenerativeLearner(network, c.loss, c.steps, data.mean, data.std, *levels, teacher)
 
     def _load_teacher(self, path: str) -> EDMTeacher:
         """Load the trained teacher of another toy run."""

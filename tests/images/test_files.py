@@ -1,3 +1,5 @@
+"""Files of images: what is written is read back, and damaged files are refused in one line."""
+
 from __future__ import annotations
 
 import gzip
@@ -20,31 +22,27 @@ from cmpolicy.images.files import (
     write_npz,
 )
 
+ARRAY = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+
 
 def idx(array, kind=0x08):
-    return (
-        struct.pack(f">BBBB{array.ndim}I", 0, 0, kind, array.ndim, *array.shape) + array.tobytes()
-    )
+    head = struct.pack(f">BBBB{array.ndim}I", 0, 0, kind, array.ndim, *array.shape)
+    return head + array.tobytes()
 
 
-@pytest.fixture
-def array():
-    return np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+def pictures(n=5, channels=3, height=4, width=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (n, channels, height, width), generator=generator).byte()
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
-def test_an_idx_file_is_its_array(tmp_path, array, pack):
-    path = tmp_path / "images"
-    path.write_bytes(pack(idx(array)))
+def test_an_idx_file_is_its_array_and_refused_if_cut_anywhere(tmp_path, pack):
+    path, whole = tmp_path / "images", pack(idx(ARRAY))
+    path.write_bytes(whole)
     read = read_idx(path)
     assert read.dtype == np.uint8
-    np.testing.assert_array_equal(read, array)
-    read[0] = 0  # torch wants arrays that can be written
-
-
-@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
-def test_an_idx_file_cut_anywhere_is_refused_in_one_line(tmp_path, array, pack):
-    path, whole = tmp_path / "images", pack(idx(array))
+    np.testing.assert_array_equal(read, ARRAY)
+    read[0] = 0  # torch needs writable arrays
     for end in range(len(whole)):
         path.write_bytes(whole[:end])
         with pytest.raises(InputError) as caught:
@@ -64,27 +62,20 @@ def test_an_idx_file_cut_anywhere_is_refused_in_one_line(tmp_path, array, pack):
         (b"\0\0\x08\xff\0", "is cut short within its header"),
     ],
 )
-def test_what_is_no_idx_file_says_why(tmp_path, content, said):
-    path = tmp_path / "images"
-    path.write_bytes(content)
+def test_other_files_than_idx_say_why(tmp_path, content, said):
+    (tmp_path / "images").write_bytes(content)
     with pytest.raises(InputError, match=said):
-        read_idx(path)
-
-
-def pictures(n=5, channels=3, height=4, width=6, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(256, (n, channels, height, width), generator=generator).byte()
+        read_idx(tmp_path / "images")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_npz_is_in_openais_convention_and_read_back(tmp_path, channels):
+def test_an_npz_is_in_openais_format_and_read_back(tmp_path, channels):
     images, labels = pictures(channels=channels), torch.tensor([2, 0, 1, 1, 0])
     write_npz(tmp_path / "samples.npz", images, labels)
     with np.load(tmp_path / "samples.npz") as arrays:
         assert sorted(arrays) == ["arr_0", "arr_1"]
-        assert arrays["arr_0"].dtype == np.uint8
+        assert (arrays["arr_0"].dtype, arrays["arr_1"].dtype) == (np.uint8, np.int64)
         np.testing.assert_array_equal(arrays["arr_0"], images.permute(0, 2, 3, 1))
-        assert arrays["arr_1"].dtype == np.int64
     read = read_npz(tmp_path / "samples.npz")
     np.testing.assert_array_equal(read.images, images)
     assert read.labels.tolist() == labels.tolist()
@@ -99,7 +90,7 @@ def test_an_npz_without_labels_and_one_without_a_channel(tmp_path):
     assert read_npz(tmp_path / "b.npz").images.shape == (5, 1, 4, 6)
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "samples.npz"
     write_npz(path, pictures())
     before = path.read_bytes()
@@ -113,14 +104,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"images": np.zeros(3)}, "has no arr_0, expected uint8 pictures .* it holds images"),
+        ({"images": np.zeros(3)}, "has no arr_0, expected uint8 images .* it holds images"),
         ({}, "has no arr_0, .*; it holds nothing"),
         ({"arr_0": np.zeros((2, 4, 4, 3))}, "arr_0 is float64 of shape"),
         ({"arr_0": np.zeros((2, 3, 4, 4), np.uint8)}, r"of shape \(2, 3, 4, 4\), expected"),
         ({"arr_0": np.zeros((0, 4, 4, 3), np.uint8)}, "N at least 1"),
-        ({"arr_0": np.array([{}])}, "is damaged or no file of arrays .*allow_pickle"),
+        ({"arr_0": np.array([{}])}, "is damaged or does not hold arrays .*allow_pickle"),
         ({"arr_1": np.zeros(3, int)}, "arr_1: the labels are int64 of shape"),
-        ({"arr_1": np.zeros(2)}, "arr_1: the labels are float64"),
         ({"arr_1": np.array([0, -1])}, "arr_1: label 1 is -1, expected 0 to 65535"),
         ({"arr_1": np.array([1 << 16, 0])}, "arr_1: label 0 is 65536"),
     ],
@@ -133,24 +123,17 @@ def test_an_npz_that_holds_something_else_says_what(tmp_path, arrays, said):
         read_npz(tmp_path / "a.npz")
 
 
-def test_an_npz_cut_anywhere_is_refused(tmp_path):
+def test_damaged_npz_files_and_pickles_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     write_npz(path, pictures(), torch.arange(5))
     whole = path.read_bytes()
-    for end in range(0, len(whole), 7):
-        path.write_bytes(whole[:end])
+    for content in (*(whole[:end] for end in range(0, len(whole), 7)), pickle.dumps({"arr_0": 1})):
+        path.write_bytes(content)
         with pytest.raises(InputError, match=r"is not an \.npz file, or cut short"):
             read_npz(path)
     middle = len(whole) // 3
     path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :])
-    with pytest.raises(InputError, match="is damaged or no file of arrays"):
-        read_npz(path)
-
-
-def test_a_pickle_under_the_name_of_an_npz_is_not_opened(tmp_path):
-    path = tmp_path / "a.npz"
-    path.write_bytes(pickle.dumps({"arr_0": 1}))
-    with pytest.raises(InputError, match=r"is not an \.npz file"):
+    with pytest.raises(InputError, match="is damaged or does not hold arrays"):
         read_npz(path)
 
 
@@ -164,7 +147,7 @@ def test_a_pickle_under_the_name_of_an_npz_is_not_opened(tmp_path):
     ],
     ids=["float", "two channels", "three axes", "none"],
 )
-def test_only_pictures_are_written(tmp_path, images):
+def test_only_images_are_written(tmp_path, images):
     for write in (write_npz, write_grid):
         with pytest.raises(InputError, match=r"expected uint8 \(N, C, H, W\)"):
             write(tmp_path / "a", images)
@@ -173,9 +156,11 @@ def test_only_pictures_are_written(tmp_path, images):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(("n", "columns", "rows"), [(6, 3, 2), (7, 3, 3), (2, 5, 1), (5, None, 2)])
-def test_every_picture_stands_in_its_place_of_the_grid(tmp_path, channels, n, columns, rows):
+@pytest.mark.parametrize(
+    ("channels", "n", "columns", "rows"),
+    [(1, 6, 3, 2), (3, 7, 3, 3), (3, 2, 5, 1), (1, 5, None, 2)],
+)
+def test_every_image_has_its_place_on_the_grid(tmp_path, channels, n, columns, rows):
     images = pictures(n, channels)
     write_grid(tmp_path / "grid.png", images, columns, scale=2, gap=3)
     with Image.open(tmp_path / "grid.png") as opened:
@@ -193,15 +178,12 @@ def test_every_picture_stands_in_its_place_of_the_grid(tmp_path, channels, n, co
     assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
 
 
-@pytest.mark.parametrize("wrong", [{"columns": 0}, {"scale": 0}, {"gap": -1}])
-def test_a_grid_that_cannot_be(wrong):
-    with pytest.raises(InputError, match="expected at least 1, 1 and 0"):
-        image_grid(pictures(), **wrong)
-
-
-def test_a_grid_is_about_square():
+def test_a_grid_is_about_square_and_has_columns():
     assert image_grid(pictures(100), gap=0).shape == (3, 10 * 4, 10 * 6)
     assert image_grid(pictures(101), gap=0).shape[2] == math.ceil(math.sqrt(101)) * 6
+    for wrong in ({"columns": 0}, {"scale": 0}, {"gap": -1}):
+        with pytest.raises(InputError, match="expected at least 1, 1 and 0"):
+            image_grid(pictures(), **wrong)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +197,6 @@ def test_a_grid_is_about_square():
         ([0, 1, 10**30], "the labels are object"),
     ],
 )
-def test_wrong_labels(labels, said):
+def test_wrong_labels_are_refused(labels, said):
     with pytest.raises(InputError, match=f"here: .*{said}"):
         checked_labels("here", labels, 3, 10)
