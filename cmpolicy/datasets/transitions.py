@@ -125,13 +125,15 @@ class TransitionDataset:
         max_episode_steps: int | None = None,
         info: DatasetInfo | None = None,
     ) -> TransitionDataset:
-        """Consecutive steps as flat arrays, read as `d4rl.qlearning_dataset` reads them.
+        """Read consecutive steps given as flat arrays.
 
-        A step whose next observation is unknown is dropped: the last one, and each that ended by
-        timeout (where `next_observations` is given too: `terminate_on_end=False`). A terminal
-        step stays; without `next_observations` the following row, another episode's first,
-        stands in for what `terminals` masks. (Later copies of D4RL's loop drop it there, so that
-        an agent never sees an episode fail.)
+        As in `d4rl.qlearning_dataset`, a step whose next observation is unknown is dropped:
+        without `next_observations` that is each that ended by timeout, and the last. Two rules
+        differ from D4RL's, so that no step is lost that can be used: a terminal step always
+        stays, since its next observation is masked, and so does a timeout's where
+        `next_observations` has what followed it. There an episode also ends wherever
+        `next_observations[i]` is not `observations[i + 1]`, as in a buffer that several
+        environments filled.
 
         Args:
             observations: (N, obs_dim).

@@ -133,7 +133,7 @@ def test_recorded_files(name):
     dataset = load_hdf5(path)
     with h5py.File(path) as file:
         dropped = np.asarray(file["timeouts"]).sum()
-        assert len(dataset) == len(file["rewards"]) - dropped
+        assert len(dataset) == len(file["rewards"]) - dropped  # the last row is always one
         assert dataset.info.mean_return == pytest.approx(file.attrs["mean_return"], rel=0.005)
         assert dataset.terminals.sum() == np.asarray(file["terminals"]).sum()
     # consecutive transitions of an episode join up

@@ -22,7 +22,7 @@ REAL = Path(__file__).parents[3] / "shared" / "data"
 def test_a_file_and_the_minari_dataset_made_from_it_are_identical(
     tmp_path, recorded, write_hdf5, write_minari, with_next
 ):
-    if with_next:  # a terminal's own, and a timeout's that D4RL drops
+    if with_next:  # of terminals, and of timeouts, which D4RL would drop
         ends = recorded["terminals"] | recorded["timeouts"]
         nexts = np.roll(recorded["observations"], -1, axis=0)
         recorded["next_observations"] = np.where(ends[:, None], np.float32(100), nexts)

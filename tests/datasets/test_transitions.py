@@ -12,47 +12,69 @@ from cmpolicy.errors import InputError
 FIELDS = TransitionBatch._fields[:5]  # what is recorded
 
 
-def qlearning_loop(arrays, max_episode_steps=None):
-    """What `d4rl.qlearning_dataset` keeps, step by step."""
-    kept = {field: [] for field in FIELDS}
-    episode_step = 0
-    for i in range(len(arrays["rewards"]) - 1):
+def usable_steps(arrays, max_episode_steps=None):
+    """The transitions by a plain loop, and which of them end an episode."""
+    kept, ends, since_begin = {field: [] for field in FIELDS}, [], 0
+    count = len(arrays["rewards"])
+    for i in range(count):
+        below = arrays["observations"][(i + 1) % count]
+        after = arrays["next_observations"][i] if "next_observations" in arrays else below
+        since_begin += 1
         if "timeouts" in arrays:
-            final = bool(arrays["timeouts"][i])
+            cut = bool(arrays["timeouts"][i])
         else:
-            final = episode_step + 1 == max_episode_steps
-        ended = bool(arrays["terminals"][i])
-        episode_step = 0 if ended or final else episode_step + 1
-        if final:
+            cut = since_begin == max_episode_steps
+        cut, ended = cut or i == count - 1, bool(arrays["terminals"][i])
+        goes_on = bool((after == below).all())
+        if cut or ended or not goes_on:
+            since_begin = 0
+        if cut and goes_on and not ended:  # what followed is another episode's, or nothing
+            if ends:
+                ends[-1] = True
             continue
-        nexts = arrays.get("next_observations")
-        row = (
-            arrays["observations"][i],
-            arrays["actions"][i],
-            arrays["rewards"][i],
-            arrays["observations"][i + 1] if nexts is None else nexts[i],
-            ended,
-        )
+        ends.append(ended or cut or not goes_on)
+        row = (arrays["observations"][i], arrays["actions"][i], arrays["rewards"][i], after, ended)
         for field, value in zip(FIELDS, row, strict=True):
             kept[field].append(value)
-    return {field: torch.tensor(np.array(rows, np.float32)) for field, rows in kept.items()}
+    return {field: np.array(rows, np.float32) for field, rows in kept.items()}, ends
 
 
-@pytest.mark.parametrize("with_next", [False, True])
-@pytest.mark.parametrize("max_episode_steps", [None, 1, 4, 7, 1000])
-@pytest.mark.parametrize("with_timeouts", [False, True])
-def test_equals_d4rls_loop(recorded, with_timeouts, max_episode_steps, with_next):
-    if with_next:
-        recorded["next_observations"] = recorded["observations"] + 100
-    if not with_timeouts:
+@pytest.mark.parametrize("nexts", [None, "of the same episode", "of the row below", "shuffled"])
+@pytest.mark.parametrize("max_episode_steps", [None, 4, 1000])
+@pytest.mark.parametrize("flags", ["timeouts", "no timeouts", "both", "terminal at the end"])
+def test_every_usable_step_is_a_transition(recorded, flags, max_episode_steps, nexts):
+    if nexts:
+        recorded["next_observations"] = np.roll(recorded["observations"], -1, axis=0)
+    if nexts == "of the same episode":
+        over = recorded["terminals"] | recorded["timeouts"]
+        recorded["next_observations"][over] = 100
+    if nexts == "shuffled":
+        recorded["next_observations"][::2] += 1
+    if flags == "both":
+        recorded["timeouts"] |= recorded["terminals"]
+    if flags == "no timeouts":
         del recorded["timeouts"]
-    if not with_timeouts and max_episode_steps == 1:
-        with pytest.raises(InputError, match="no step has a known next observation"):
-            TransitionDataset.from_arrays(**recorded, max_episode_steps=1)
-        return
+    if flags == "terminal at the end":
+        recorded["terminals"][-1], recorded["timeouts"][-1] = True, False
     dataset = TransitionDataset.from_arrays(**recorded, max_episode_steps=max_episode_steps)
-    for field, expected in qlearning_loop(recorded, max_episode_steps).items():
-        torch.testing.assert_close(getattr(dataset, field), expected, rtol=0, atol=0)
+    expected, ends = usable_steps(recorded, max_episode_steps)
+    for field, values in expected.items():
+        np.testing.assert_array_equal(getattr(dataset, field), values)
+    assert dataset.episode_ends.tolist() == ends
+
+
+def test_rows_of_several_environments_are_not_taken_for_one_episode():
+    """A buffer that two environments filled in turn: row i + 2 follows row i."""
+    rewards = np.arange(6.0)
+    dataset = TransitionDataset.from_arrays(
+        [[0.0], [10.0], [1.0], [11.0], [2.0], [12.0]],
+        np.zeros((6, 1)),
+        rewards,
+        np.zeros(6),
+        next_observations=[[1.0], [11.0], [2.0], [12.0], [3.0], [13.0]],
+    )
+    assert (len(dataset), dataset.info.episodes) == (6, 6)
+    assert n_step(dataset, 3, 0.9).rewards.tolist() == rewards.tolist()
 
 
 def test_a_terminal_masks_and_a_timeout_drops():
@@ -172,15 +194,9 @@ def test_samples_are_rows_of_the_data_and_follow_the_generator(recorded):
     dataset = TransitionDataset.from_arrays(**recorded)
     batch = dataset.sample(500, torch.Generator().manual_seed(1))
     again = dataset.sample(500, torch.Generator().manual_seed(1))
-    assert [tuple(column.shape) for column in batch] == [
-        (500, 4),
-        (500, 2),
-        (500,),
-        (500, 4),
-        (500,),
-        (500, 4),
-        (500, 2),
-    ]
+    sizes = {"observations": (4,), "actions": (2,)}
+    for field, column in batch._asdict().items():
+        assert column.shape == (500, *sizes.get(field.split("_")[-1], ()))
     assert all(column.dtype == torch.float32 for column in batch)
     rows = (batch.observations[:, None] == dataset.observations).all(-1).int().argmax(1)
     assert set(rows.tolist()) == set(range(len(dataset)))  # every transition is drawn
