@@ -68,7 +68,11 @@ class DatasetInfo:
     dataset_id: str = "custom"
     source: str = "numpy"  # d4rl, minari, d4rl_package, sample, file, numpy
     path: str | None = None
-    env_id: str | None = None  # the environment recorded with the data
+    env_id: str | None = None  # the environment recorded with the data, and how it was made:
+    env_kwargs: dict[str, Any] = field(default_factory=dict, repr=False)
+    env_wrappers: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    max_episode_steps: int | None = None  # of that environment
+    observation_keys: list[str] | None = None  # of dictionaries, in the order of the vector
     comparable: bool = False  # with published scores on `dataset_id`
     transitions: int = 0
     episodes: int = 0
@@ -76,7 +80,6 @@ class DatasetInfo:
     std_return: float = float("nan")
     ref_min_score: float | None = None
     ref_max_score: float | None = None
-    env_spec: str | None = field(default=None, repr=False)  # Gymnasium's JSON, with its kwargs
 
 
 class TransitionDataset:
@@ -171,8 +174,11 @@ class TransitionDataset:
     def from_steps(cls, steps: Steps, info: DatasetInfo) -> TransitionDataset:
         """The steps that are transitions; counts and returns of all steps go into `info`."""
         known = steps.known
-        if not known.any():
-            raise InputError("no step has a known next observation, expected at least one")
+        if known.sum() < 2:
+            raise InputError(
+                f"{int(known.sum())} of {len(known)} rows are transitions: in the others the next "
+                "observation is not known; expected at least 2"
+            )
         returns = returns_of(steps.rewards, steps.ends)
         info = dataclasses.replace(
             info,

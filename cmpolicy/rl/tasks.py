@@ -20,6 +20,8 @@ class EnvConfig:
         max_episode_steps: where episodes are cut, in the environment and in data that does not
             say; null for the environment's own limit.
         d4rl_id, d4rl_env_id: the D4RL dataset, and the environment that its data goes with.
+        d4rl_max_episode_steps: where D4RL cuts the episodes of that environment, if not where
+            Gymnasium does.
         minari_id: the Minari dataset.
         reward: a name in `cmpolicy.datasets.rewards`.
     """
@@ -30,6 +32,7 @@ class EnvConfig:
     max_episode_steps: int | None = None
     d4rl_id: str | None = None
     d4rl_env_id: str | None = None
+    d4rl_max_episode_steps: int | None = None
     minari_id: str | None = None
     reward: str = "none"
 
@@ -60,7 +63,7 @@ def _adroit(task: str, behaviour: str) -> EnvConfig:
         f"{task}-{behaviour}",
         d4rl_id=f"{task}-{behaviour}-v1",
         d4rl_env_id=f"AdroitHand{task.title()}-v1",
-        max_episode_steps=100 if task == "pen" else None,  # D4RL's; Gymnasium's pen has 200
+        d4rl_max_episode_steps=100 if task == "pen" else None,  # Gymnasium's pen has 200
         minari_id=f"D4RL/{task}/{behaviour}-v2",
         reward="normalize",
     )
