@@ -39,14 +39,24 @@ class EvalConfig:
         every: updates between two evaluations.
         episodes: of each evaluation during training.
         final_episodes: of the evaluation of the last and the best checkpoint at the end.
+        parallel: how many environments exist at once: ``auto`` for one an episode, or as many as
+            can be made; 1 where they share a port, a licence or a robot.
     """
 
     every: int = 10_000
     episodes: int = 10
     final_episodes: int = 20
+    parallel: Any = "auto"
 
     def __post_init__(self) -> None:
         check_positive(self, "every", "episodes", "final_episodes")
+        if self.parallel != "auto" and (type(self.parallel) is not int or self.parallel < 1):
+            raise ValueError(f"eval.parallel must be auto or at least 1, got {self.parallel!r}")
+
+    @property
+    def instances(self) -> int | None:
+        """How many environments exist at once; None for one an episode."""
+        return None if self.parallel == "auto" else int(self.parallel)
 
 
 @dataclass
