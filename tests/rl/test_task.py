@@ -17,7 +17,7 @@ from cmpolicy.agents import ConsistencyAC, ConsistencyBC
 from cmpolicy.cli.command import CONFIG_PATH
 from cmpolicy.datasets.transitions import DatasetInfo
 from cmpolicy.errors import InputError
-from cmpolicy.rl.config import EnvConfig, RLConfig
+from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.environments import Environment
 from cmpolicy.rl.task import (
     OfflineRL,
@@ -26,6 +26,7 @@ from cmpolicy.rl.task import (
     evaluation_env,
     references_of,
 )
+from cmpolicy.rl.tasks import EnvConfig
 
 SMALL = ("agent.policy.hidden=[8]", "eval.episodes=2", "eval.final_episodes=3")
 
