@@ -21,13 +21,15 @@ from cmpolicy.rl.rollout import EnvironmentFailure, Episode
 
 log = logging.getLogger("cmpolicy")
 
-FIRST_SEED = 2**48  # of episodes; those of evaluations are far below
+# Seeds of episodes: apart from those of evaluations, and below 2³¹, which old simulators take.
+FIRST_SEED = 2**30
+SEEDS_A_RUN = 2**20
 MOST_FAILURES = 10  # episodes in succession
 RECENT = 10  # episodes whose mean return is told
 
 
 class OnlineData:
-    """What the loop draws from: the data alone first, then the environment as well.
+    """Source of the loop's batches: the data alone first, then the environment as well.
 
     From update `config.steps` on, the agent does a step of the environment before every
     `online.updates_per_step` updates. It explores by sampling, from torch's global generator.
@@ -59,7 +61,7 @@ class OnlineData:
         self.learner, self.offline, self.transform = learner, offline, transform
         self.offline_updates = config.steps
         self.updates_per_step = config.online.updates_per_step
-        self.first_seed = FIRST_SEED + config.seed * 2**24
+        self.first_seed = FIRST_SEED + config.seed * SEEDS_A_RUN % 2**30
         beside = offline.at_return_temperature(config.online.return_temperature)
         self.buffer = ReplayBuffer(
             beside, config.online.steps, learner.config.n_step, learner.config.discount
@@ -139,7 +141,8 @@ class OnlineData:
         ends[-1] = True
         self.learner.widen_limits(rewards, ends)
         self.returns.append(sum(self.rewards))
-        self.observation = None
+        self.in_succession = 0
+        self.episode = None
 
     def scalars(self) -> dict[str, float]:
         """For the log; nothing while the environment has not begun."""

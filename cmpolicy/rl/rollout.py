@@ -99,7 +99,7 @@ class Episode:
 
     def end_unless_finite(self, observation: FloatArray) -> None:
         """End the episode with NaN as its return where a value is not finite."""
-        if not np.isfinite(observation).all():
+        if self.failed or not np.isfinite(observation).all():
             self.total = float("nan")
         self.over = self.over or self.failed
 
@@ -127,7 +127,7 @@ def number(reward: Any) -> float:
     """
     if np.size(reward) != 1:
         raise ValueError(f"the reward has shape {np.shape(reward)}, expected a number")
-    return float(np.asarray(reward, dtype=np.float64).item())
+    return float(np.asarray(reward).item())
 
 
 def make_environments(make_env: MakeEnv, count: int) -> list[gymnasium.Env[Any, Any]]:

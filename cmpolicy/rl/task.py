@@ -34,7 +34,7 @@ log = logging.getLogger("cmpolicy")
 EPISODES_AT_MOST = 1_000  # of one evaluation: its episodes have consecutive seeds
 NO_ENVIRONMENT = "none"  # as env.id
 D4RL_KEYS = ["achieved_goal", "observation"]  # of dictionaries: D4RL's data have no goal
-SEEDS_A_RUN = 1_000_000  # far below the 2³¹ that old simulators take
+SEEDS_A_RUN = 1_000_000
 
 
 class OfflineRL:
@@ -132,12 +132,17 @@ class OfflineRL:
     def eval_seed(self, step: int) -> int:
         """Seed of the first episode, and of the noise, of the evaluation after `step` updates."""
         evaluation = step // self.config.eval.every
-        return SEEDS_A_RUN * (self.config.seed + 1) + EPISODES_AT_MOST * (evaluation % 800)
+        return self.first_seed + EPISODES_AT_MOST * (evaluation % 800)
 
     @property
     def final_seed(self) -> int:
         """Seed of the first episode of the evaluations at the end."""
-        return SEEDS_A_RUN * (self.config.seed + 1) + EPISODES_AT_MOST * 900
+        return self.first_seed + EPISODES_AT_MOST * 900
+
+    @property
+    def first_seed(self) -> int:
+        """First of the run's environment seeds, which end below 2³⁰."""
+        return SEEDS_A_RUN * (1 + self.config.seed % (2**30 // SEEDS_A_RUN - 1))
 
     def data_score(self) -> float:
         """The mean of the data's own episodes, in the unit of the learning curve."""
