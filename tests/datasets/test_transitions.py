@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -301,3 +303,42 @@ def test_episodes_of_one_return_are_imitated_alike() -> None:
     alike = data.replace(rewards=torch.zeros(9)).weighted_by_return(0.1)
     assert alike.weights is not None
     torch.testing.assert_close(alike.weights.shares, torch.arange(1, 10, dtype=torch.float64) / 9)
+
+
+def episodes_of(returns: list[float]) -> TransitionDataset:
+    """Of two transitions each, with these returns."""
+    rewards = np.repeat(np.array(returns) / 2, 2)
+    row, terminals = np.arange(len(rewards), dtype=float)[:, None], np.arange(len(rewards)) % 2 == 1
+    return TransitionDataset.from_arrays(row, row, rewards, terminals)
+
+
+@pytest.mark.parametrize("absurd", [1e9, -1e9, 1e30])
+@pytest.mark.parametrize("count", [12, 400])
+def test_one_absurd_return_takes_over_no_weights(absurd: float, count: int, caplog: Any) -> None:
+    returns = np.linspace(10.0, 20.0, count).tolist()
+    usual = episodes_of(returns).weighted_by_return(0.1).weights
+    assert caplog.text == ""
+    spoilt = episodes_of([*returns, absurd]).weighted_by_return(0.1).weights
+    assert usual is not None
+    assert spoilt is not None
+    nearest = 20.0 if absurd > 0 else 10.0
+    assert (spoilt.worst, spoilt.best) == (usual.worst, usual.best) == (10.0, 20.0)
+    expected = np.exp(np.repeat([*returns, nearest], 2) / 10 / 0.1)
+    found = spoilt.shares.diff(prepend=torch.zeros(1, dtype=torch.float64))
+    np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-5)
+    assert f"1 of {count + 1} episodes return" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [
+        [0.0] * 99 + [1.0],  # one success: all others alike
+        [*range(99), 1000.0],  # the best by far, but by less than ten times the range
+        [1.0, 1.1, 1.2, 1.3, 50.0],  # five demonstrations
+    ],
+)
+def test_rare_good_episodes_are_not_absurd(returns: list[float], caplog: Any) -> None:
+    weights = episodes_of(returns).weighted_by_return(0.1).weights
+    assert weights is not None
+    assert (weights.worst, weights.best) == pytest.approx((min(returns), max(returns)))
+    assert caplog.text == ""

@@ -311,14 +311,6 @@ def test_a_finished_offline_run_goes_on_online(
     assert_equal_runs(run, whole)
 
 
-def test_the_guidance_may_be_stronger_in_the_environment(
-    hopper: tuple[str, str], tmp_path: Path
-) -> None:
-    run = finished(tmp_path / "offline", *RUN, *hopper, "agent=diffusion_ql", "online.steps=0")
-    go_on(run, "online.steps=3", "agent.eta=3")
-    assert "  eta: 3.0\n" in (run / "config.yaml").read_text()
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
