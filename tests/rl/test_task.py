@@ -101,6 +101,19 @@ def test_evaluations_repeat_and_the_final_one_uses_other_episodes(task: OfflineR
     assert final.mean_return != first.scalars["eval/mean_return"]
 
 
+@pytest.mark.parametrize(("cut_by", "limit"), [("timeouts", 1000.0), ("terminals", 39.404)])
+def test_values_of_a_task_without_end_may_exceed_the_returns_of_its_pieces(
+    tmp_path: Path, write_data: Callable[..., Path], cut_by: str, limit: float
+) -> None:
+    """A reward of 1 for ever is worth 1/(1 − γ) = 100; four steps of it return 3.94."""
+    columns = {"terminals": np.zeros(100, bool), "rewards": np.ones(100, np.float32)}
+    columns[cut_by] = np.arange(100) % 4 == 3
+    path = write_data(tmp_path / "pieces.hdf5", **columns)
+    given = (f"dataset.path={path}", "env.id=Hopper-v5", "agent=diffusion_ql")
+    bound, _ = OfflineRL(compose(*given), CPU).learner.limits()["critic/q_max"]
+    assert bound == pytest.approx(limit, rel=1e-4)
+
+
 def test_seeds_of_evaluations_do_not_meet(
     tmp_path: Path, write_data: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
