@@ -1,7 +1,8 @@
-"""Arrays of a stranger's file, checked and brought to float32 before anything is built on them."""
+"""Validation of untrusted arrays, and their cast to float32."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,15 @@ from numpy.typing import NDArray
 from cmpolicy.array_types import BoolArray, FloatArray
 from cmpolicy.errors import InputError
 
+logger = logging.getLogger(__name__)
+
+FEWEST_STEPS = 256  # of float32 that the range of an entry should have
+
 
 def checked_matrix(name: str, values: Any) -> FloatArray:
-    """`values` as a C-contiguous float32 array of shape (N, d), every entry finite.
+    """Cast to a C-contiguous float32 array of shape (N, d), every entry finite.
+
+    A column that float32 makes constant or coarse is named in a warning.
 
     Raises:
         InputError: not numbers, not two-dimensional, empty, or NaN/inf (the first bad row named).
@@ -24,11 +31,13 @@ def checked_matrix(name: str, values: Any) -> FloatArray:
             f"{name} has shape {array.shape}, expected (steps, size) with at least one of each; "
             "flatten each step to a vector"
         )
-    return _finite(name, array)
+    single = _finite(name, array)
+    _warn_of_rounding(name, array, single)
+    return single
 
 
 def checked_vector(name: str, values: Any) -> FloatArray:
-    """`values` as a float32 array of shape (N,), every entry finite; (N, 1) is taken as (N,).
+    """Cast to a float32 array of shape (N,), every entry finite; (N, 1) is taken as (N,).
 
     Raises:
         InputError: not numbers, not one-dimensional, or NaN/inf (the first bad row named).
@@ -37,7 +46,7 @@ def checked_vector(name: str, values: Any) -> FloatArray:
 
 
 def checked_flags(name: str, values: Any) -> BoolArray:
-    """`values` as a bool array of shape (N,); numbers must be 0 or 1; (N, 1) is taken as (N,).
+    """Cast to a bool array of shape (N,); numbers must be 0 or 1; (N, 1) is taken as (N,).
 
     Raises:
         InputError: another shape, or an entry that is neither 0 nor 1 (the first bad row named).
@@ -93,3 +102,18 @@ def _finite(name: str, array: NDArray[Any]) -> FloatArray:
             "expected finite numbers; drop the broken episodes or record them again"
         )
     return single
+
+
+def _warn_of_rounding(name: str, array: NDArray[Any], single: FloatArray) -> None:
+    """Name columns whose values lie so close together that float32 hardly tells them apart."""
+    if array.dtype.itemsize < 4 or array.dtype == np.float32:
+        return
+    low, high = array.min(0).astype(np.float64), array.max(0).astype(np.float64)
+    step = np.finfo(np.float32).eps * np.maximum(np.abs(low), np.abs(high))
+    lost = single.max(0) == single.min(0)
+    for column in np.flatnonzero((high > low) & ((high - low < FEWEST_STEPS * step) | lost)):
+        logger.warning(
+            "%s[:, %d] lies between %.9g and %.9g, which float32 hardly tells apart; subtract an "
+            "offset or choose another unit when recording",
+            *(name, column, low[column], high[column]),
+        )

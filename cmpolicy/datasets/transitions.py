@@ -19,7 +19,7 @@ from cmpolicy.errors import InputError
 if TYPE_CHECKING:
     from gymnasium import Space
 
-STD_FLOOR = 1e-3  # TD3+BC's epsilon: an observation that never moves must not be blown up
+CONSTANT = 1e-6  # spread of an entry that never moves, in units of its size: float32 rounding
 BOUND_TOLERANCE = 1e-4  # float32 rounding of an action recorded at its bound
 
 
@@ -216,13 +216,19 @@ class TransitionDataset:
 
     @cached_property
     def observation_mean(self) -> Tensor:
-        """Mean of the observations, (obs_dim,)."""
-        return self.observations.mean(0)
+        """Mean of the observations, computed in float64, (obs_dim,) float32."""
+        return self.observations.mean(0, dtype=torch.float64).float()
 
     @cached_property
     def observation_std(self) -> Tensor:
-        """Standard deviation of the observations, at least `STD_FLOOR`, (obs_dim,)."""
-        return self.observations.std(0, correction=0).clamp(min=STD_FLOOR)
+        """Standard deviation of the observations, computed in float64, (obs_dim,) float32.
+
+        That of an entry that is constant but for rounding is its size, or 1 if that is 0.
+        """
+        std = self.observations.double().std(0, correction=0)
+        size = self.observations.abs().amax(0).double()
+        constant = std <= CONSTANT * size
+        return torch.where(constant, torch.where(size > 0, size, 1.0), std).float()
 
     def episode_returns(self) -> Tensor:
         """Undiscounted sum of each episode's rewards over its transitions, (episodes,) float64."""

@@ -207,15 +207,28 @@ def test_samples_are_rows_of_the_data_and_follow_the_generator(recorded):
         assert torch.equal(column, whole[rows])
 
 
-def test_statistics_have_a_floor(recorded):
-    recorded["observations"][:, 1] = 3.0
+def test_statistics_are_right_for_constant_tiny_huge_and_offset_entries(recorded):
+    units, offsets = np.array([1.0, 1e-12, 1e12, 10.0]), np.array([0.0, 0.0, 0.0, 1e4])
+    observations = recorded["observations"].astype(np.float64) * units + offsets
+    extra = np.stack([np.full(60, 3.0), np.zeros(60), np.full(60, 1e-9)], axis=1)  # constant
+    recorded["observations"] = np.concatenate([observations, extra], axis=1)
     dataset = TransitionDataset.from_arrays(**recorded)
-    kept = dataset.observations.numpy()
-    np.testing.assert_allclose(dataset.observation_mean, kept.mean(0), atol=1e-6)
-    np.testing.assert_allclose(
-        dataset.observation_std[[0, 2, 3]], kept.std(0)[[0, 2, 3]], rtol=1e-5
-    )
-    assert dataset.observation_std[1] == pytest.approx(1e-3)
+    kept = dataset.observations.numpy().astype(np.float64)
+    np.testing.assert_allclose(dataset.observation_mean, kept.mean(0), rtol=1e-6)
+    expected = [*kept.std(0)[:4], 3.0, 1.0, 1e-9]
+    np.testing.assert_allclose(dataset.observation_std, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("unit", "offset", "told"),
+    [(1.0, 1e8, True), (1e-48, 0.0, True), (1.0, 1e3, False), (1e-30, 0.0, False), (0, 1e8, False)],
+)
+def test_entries_that_float32_hardly_tells_apart_are_named(recorded, caplog, unit, offset, told):
+    observations = recorded["observations"].astype(np.float64)
+    observations[:, 2] = observations[:, 2] * unit + offset
+    TransitionDataset.from_arrays(**recorded | {"observations": observations})
+    assert ("observations[:, 2] lies between" in caplog.text) == told
+    assert len(caplog.records) == told
 
 
 def test_replace_and_to_keep_the_rest(recorded):
