@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cmpolicy.datasets.hdf5_safety import check_hdf5, is_own_dataset
+from cmpolicy.datasets.array_validation import check_hdf5, is_own_dataset
 from cmpolicy.datasets.time_limit import time_limit
 from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
 from cmpolicy.errors import InputError

@@ -143,8 +143,8 @@ def _d4rl_disk(task: Wanted) -> TransitionDataset | str:
     genuine = recognised(file) == task.d4rl_id
     if not genuine:
         logger.warning("%s is not D4RL's file by its size: its scores are NOT comparable", file)
-    known = D4RL_FILES.get(task.d4rl_id)
     info = DatasetInfo(task.d4rl_id, "d4rl", comparable=genuine)
+    known = D4RL_FILES.get(task.d4rl_id)
     return task.load_hdf5(file, info, known.max_episode_steps if known else None)
 
 
@@ -156,24 +156,16 @@ def _minari_disk(task: Wanted) -> TransitionDataset | str:
     return load_minari(task.minari_id)
 
 
-def _d4rl_download(task: Wanted) -> TransitionDataset | str:
-    if task.d4rl_id is None:
-        return "nothing of D4RL's to download"
+def _downloaded(
+    dataset_id: str | None, download: Callable[[str], Path], place: Place, task: Wanted
+) -> TransitionDataset | str:
+    if dataset_id is None:
+        return "nothing to download"
     try:
-        download_d4rl(task.d4rl_id)
+        download(dataset_id)
     except InputError as error:
         return str(error)
-    return _d4rl_disk(task)
-
-
-def _minari_download(task: Wanted) -> TransitionDataset | str:
-    if task.minari_id is None:
-        return "nothing of Minari's to download"
-    try:
-        download_minari(task.minari_id)
-    except InputError as error:
-        return str(error)
-    return load_minari(task.minari_id)
+    return place(task)
 
 
 def _d4rl_package(task: Wanted) -> TransitionDataset | str:
@@ -186,11 +178,14 @@ def _sample(task: Wanted) -> TransitionDataset | str:
     return load_hdf5(SAMPLES[task.name], info=DatasetInfo(f"{task.name}-sample", "sample"))
 
 
-_PLACES: dict[str, Callable[[Wanted], TransitionDataset | str]] = {
+Place = Callable[[Wanted], TransitionDataset | str]
+_PLACES: dict[str, Place] = {
     "d4rl_disk": _d4rl_disk,
     "minari_disk": _minari_disk,
-    "d4rl_download": _d4rl_download,
-    "minari_download": _minari_download,
+    "d4rl_download": lambda task: _downloaded(task.d4rl_id, download_d4rl, _d4rl_disk, task),
+    "minari_download": lambda task: _downloaded(
+        task.minari_id, download_minari, _minari_disk, task
+    ),
     "d4rl_package": _d4rl_package,
     "sample": _sample,
 }

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
 
-from cmpolicy.datasets import TransitionBatch, TransitionDataset, check_fits, n_step
+from cmpolicy.datasets import TransitionBatch, TransitionDataset, n_step
 from cmpolicy.errors import InputError
 
 FIELDS = TransitionBatch._fields[:5]  # what is recorded
@@ -240,21 +238,6 @@ def test_replace_and_to_keep_the_rest(recorded):
     assert doubled.info == dataset.info
     with pytest.raises(InputError, match="rewards has shape"):
         dataset.replace(rewards=dataset.rewards[:, None])
-
-
-def test_check_fits(recorded):
-    dataset = TransitionDataset.from_arrays(**recorded)
-    observations, actions = Box(-np.inf, np.inf, (4,)), Box(-1, 1, (2,))
-    check_fits(dataset, observations, actions)
-    with pytest.raises(InputError, match=r"observations have 4 entries, expected.*3"):
-        check_fits(dataset, Box(-np.inf, np.inf, (3,)), actions)
-    with pytest.raises(InputError, match="actions have 2 entries"):
-        check_fits(dataset, observations, gym.spaces.Discrete(2))
-    dataset.actions[5, 1] = 1.00005  # rounding
-    check_fits(dataset, observations, actions)
-    dataset.actions[5, 1] = 1.1
-    with pytest.raises(InputError, match=r"action 5 of the dataset.*1\.1.*expected between"):
-        check_fits(dataset, observations, actions)
 
 
 def three_episodes() -> TransitionDataset:

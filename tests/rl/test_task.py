@@ -13,22 +13,18 @@ import hydra
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
 from omegaconf import OmegaConf
 
 from cmpolicy.agents import ConsistencyAC, ConsistencyBC
 from cmpolicy.cli.command import CONFIG_PATH
-from cmpolicy.datasets.transitions import DatasetInfo
+from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
 from cmpolicy.errors import InputError
 from cmpolicy.policy.consistency_policy import ConsistencyPolicy
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.environments import Environment
-from cmpolicy.rl.task import (
-    OfflineRL,
-    act_with,
-    build_agent,
-    evaluation_env,
-    references_of,
-)
+from cmpolicy.rl.evaluation_environment import check_fits, evaluation_env, references_of
+from cmpolicy.rl.task import OfflineRL, act_with, build_agent
 from cmpolicy.rl.tasks import EnvConfig
 from cmpolicy.rl.trained_agent import read_record
 from cmpolicy.train import train
@@ -307,3 +303,20 @@ def test_acting_is_bound_to_a_generator(task: OfflineRL) -> None:
     np.testing.assert_array_equal(first, again)
     with pytest.raises(InputError, match="no critic"):
         act_with(task.learner, best_of=2)(torch.Generator())(obs)
+
+
+def test_data_fit_the_spaces_of_their_environment() -> None:
+    rng = np.random.default_rng(0)
+    columns = rng.normal(size=(9, 4)), rng.uniform(-1, 1, size=(9, 2)), np.zeros(9), np.zeros(9)
+    dataset = TransitionDataset.from_arrays(*columns)
+    observations, actions = Box(-np.inf, np.inf, (4,)), Box(-1, 1, (2,))
+    check_fits(dataset, observations, actions)
+    with pytest.raises(InputError, match=r"observations have 4 entries, expected.*3"):
+        check_fits(dataset, Box(-np.inf, np.inf, (3,)), actions)
+    with pytest.raises(InputError, match="actions have 2 entries"):
+        check_fits(dataset, observations, Discrete(2))
+    dataset.actions[5, 1] = 1.00005  # rounding
+    check_fits(dataset, observations, actions)
+    dataset.actions[5, 1] = 1.1
+    with pytest.raises(InputError, match=r"action 5 of the dataset.*1\.1.*expected between"):
+        check_fits(dataset, observations, actions)
