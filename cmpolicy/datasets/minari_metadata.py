@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,17 +36,18 @@ def read_metadata(file: Path) -> MinariMetadata:
     """
     try:
         raw = _mapping(file, "the file", json.loads(file.read_text()))
+        return _metadata(file, raw)
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{file} is not JSON ({error}); copy or download the dataset again"
-        ) from None
+        raise InputError(f"{file} is not JSON as Minari writes it ({error})") from None
+
+
+def _metadata(file: Path, raw: Mapping[str, Any]) -> MinariMetadata:
     dataset_id = _entry(file, raw, "dataset_id", str)
     spec = _entry(file, raw, "eval_env_spec", str, None) or _entry(file, raw, "env_spec", str, None)
     actions = _space(file, raw, "action_space")
-    if actions["type"] != "Box" or len(actions.get("shape", ())) != 1:
+    if actions["type"] != "Box" or not _is_vector(actions):
         raise InputError(f"{file}: the actions are {_said(actions)}, expected a Box vector")
-    observations = _space(file, raw, "observation_space")
-    tree = _tree(file, observations)
+    tree = _tree(file, _space(file, raw, "observation_space"))
     info = DatasetInfo(
         dataset_id=dataset_id,
         source="minari",
@@ -68,7 +70,8 @@ def _entry(
     value = raw.get(key, default)
     if value is default is not _REQUIRED:
         return default
-    if not isinstance(value, kind) or isinstance(value, bool):
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if not isinstance(value, kind) or isinstance(value, bool) or not finite:
         got = "nothing" if value is _REQUIRED else repr(value)[:80]
         names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
         raise InputError(f"{file}: {key} is {got}, expected {names}")
@@ -91,10 +94,13 @@ def _json(file: Path, name: str, text: str) -> dict[str, Any]:
 def _environment(file: Path, text: str) -> dict[str, Any]:
     spec = _json(file, "env_spec", text)
     wrappers = _entry(file, spec, "additional_wrappers", (list, tuple), None) or []
+    limit = _entry(file, spec, "max_episode_steps", int, None)
+    if limit is not None and limit < 1:
+        raise InputError(f"{file}: max_episode_steps is {limit}, expected at least 1")
     return {
         "env_id": _entry(file, spec, "id", str),
         "env_kwargs": _entry(file, spec, "kwargs", dict, None) or {},
-        "max_episode_steps": _entry(file, spec, "max_episode_steps", int, None),
+        "max_episode_steps": limit,
         "env_wrappers": [
             {
                 "name": _entry(file, _mapping(file, "a wrapper", wrapper), "name", str),
@@ -111,16 +117,16 @@ def _space(file: Path, raw: Mapping[str, Any], key: str) -> dict[str, Any]:
     return space
 
 
-def _tree(file: Path, space: Any) -> dict[str, Any] | list[int]:
-    """Nest the subspaces of a dictionary, down to vectors."""
+def _tree(file: Path, space: Any) -> dict[str, Any] | None:
+    """Nest the subspaces of a dictionary, down to None for vectors."""
     kind = space.get("type") if isinstance(space, dict) else None
     if kind == "Dict" and isinstance(space.get("subspaces"), dict) and space["subspaces"]:
         return {key: _tree(file, below) for key, below in space["subspaces"].items()}
-    if kind == "Box" and isinstance(space.get("shape"), list) and len(space["shape"]) == 1:
+    if kind == "Box" and _is_vector(space):
         try:
             if np.dtype(space.get("dtype")).kind in "fiub":
-                return space["shape"]  # type: ignore[no-any-return]
-        except TypeError:
+                return None
+        except (TypeError, ValueError):
             pass
         raise InputError(f"{file}: an observation has dtype {space.get('dtype')!r}, not a number's")
     raise InputError(
@@ -128,6 +134,10 @@ def _tree(file: Path, space: Any) -> dict[str, Any] | list[int]:
     )
 
 
+def _is_vector(space: Mapping[str, Any]) -> bool:
+    return isinstance(space.get("shape"), list) and len(space["shape"]) == 1
+
+
 def _said(space: Any) -> str:
     kind = space.get("type") if isinstance(space, dict) else repr(space)[:40]
-    return f"{kind}{tuple(space['shape'])}" if kind == "Box" else str(kind)
+    return f"{kind} of shape {space.get('shape')}" if kind == "Box" else str(kind)

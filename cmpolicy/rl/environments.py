@@ -67,7 +67,7 @@ class Environment:
                 env = gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **options)
                 for wrapper in self.wrappers:
                     env = recorded_wrapper(wrapper["name"])(env, **(wrapper.get("kwargs") or {}))
-        except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
+        except (gymnasium.error.Error, ImportError, TypeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             if self.from_data:
                 reason += (

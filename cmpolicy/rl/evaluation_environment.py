@@ -55,7 +55,7 @@ def evaluation_env(env: EnvConfig, info: DatasetInfo, parallel: int | None = Non
     if env.id is None and info.env_id is not None:
         return Environment(
             info.env_id,
-            {**info.env_kwargs, **env.kwargs},
+            {**info.env_kwargs, **(env.kwargs or {})},
             info.env_wrappers,
             info.observation_keys,
             limit or info.max_episode_steps or env.d4rl_max_episode_steps,
@@ -70,7 +70,7 @@ def evaluation_env(env: EnvConfig, info: DatasetInfo, parallel: int | None = Non
         )
     keys = info.observation_keys or (D4RL_KEYS if info.source.startswith("d4rl") else None)
     limit = limit or env.d4rl_max_episode_steps
-    return Environment(env_id, env.kwargs, [], keys, limit, parallel)
+    return Environment(env_id, env.kwargs or {}, [], keys, limit, parallel)
 
 
 def references_of(env_id: str, info: DatasetInfo) -> tuple[float, float] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import MISSING
@@ -16,7 +16,7 @@ class EnvConfig:
         name: what the run and the results call it.
         id: Gymnasium id of the evaluation environment, `module:Id` where a module of your own
             registers it; null for the one that belongs to the data; ``none`` to train without.
-        kwargs: keyword arguments of `gymnasium.make`.
+        kwargs: keyword arguments of `gymnasium.make`, as ``env.kwargs={gravity: 3.7}``.
         max_episode_steps: where episodes are cut, in the environment and in data that does not
             say; null for the environment's own limit.
         d4rl_id, d4rl_env_id: the D4RL dataset, and the environment that its data goes with.
@@ -28,7 +28,7 @@ class EnvConfig:
 
     name: str = MISSING
     id: str | None = None
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    kwargs: Any = None
     max_episode_steps: int | None = None
     d4rl_id: str | None = None
     d4rl_env_id: str | None = None
@@ -37,8 +37,12 @@ class EnvConfig:
     reward: str = "none"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kwargs, dict | None):
+            raise ValueError(f"env.kwargs must be names and values, got {self.kwargs!r}")
         if isinstance(self.max_episode_steps, int) and self.max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps must be at least 1, got {self.max_episode_steps}")
+            raise ValueError(
+                f"env.max_episode_steps must be at least 1, got {self.max_episode_steps}"
+            )
 
 
 LOCOMOTION = {"halfcheetah": "HalfCheetah-v4", "hopper": "Hopper-v4", "walker2d": "Walker2d-v4"}

@@ -54,6 +54,8 @@ def read_record(directory: RunDirectory) -> RunRecord:
     try:
         described = dict(results["environment"] or {})
         references = described.pop("reference_returns", None)
+        if described and not isinstance(described["id"], str):
+            raise TypeError(f"environment.id is {described['id']!r}")
         return RunRecord(
             Environment(**{**described, "from_data": True}) if described else None,
             (references[0], references[1]) if references else None,

@@ -119,7 +119,7 @@ def test_dictionaries_are_flattened_as_the_environments_are(create_minari, kind)
     [
         (
             {"observation_space": Box(0, 1, (2, 2))},
-            r"observations are Box\(2, 2\), expected vectors",
+            r"observations are Box of shape \[2, 2\], expected vectors",
         ),
         ({"action_space": Discrete(3)}, "the actions are Discrete, expected a Box"),
     ],
@@ -175,6 +175,9 @@ WRONG = {
     "a wrapper holds 5": {"env_spec": '{"id": "A-v0", "additional_wrappers": [5]}'},
     "id is 7": {"env_spec": '{"id": 7}'},
     "kwargs is": {"env_spec": '{"id": "A-v0", "kwargs": "x"}'},
+    "actions are Box of shape 5": {"action_space": json.dumps(BOX | {"shape": 5})},
+    "ref_min_score is nan": {"ref_min_score": float("nan")},
+    "max_episode_steps is 0": {"env_spec": '{"id": "A-v0", "max_episode_steps": 0}'},
     "total_episodes is True": {"total_episodes": True},
     "has no observations": {"total_episodes": 10**9},
     "holds no steps": {"total_episodes": -1},

@@ -62,7 +62,7 @@ def test_a_task_composes_by_its_name(name: str, expected: tuple[str | None, ...]
     env = compose(f"env={name}").env
     assert env == TASKS[name]
     assert (env.d4rl_id, env.d4rl_env_id, env.minari_id, env.reward) == expected
-    changed = compose(f"env={name}", "env.id=Mine-v0", "+env.kwargs.gravity=3.7").env
+    changed = compose(f"env={name}", "env.id=Mine-v0", "env.kwargs={gravity: 3.7}").env
     assert changed == dataclasses.replace(env, id="Mine-v0", kwargs={"gravity": 3.7})
 
 
@@ -73,8 +73,14 @@ def test_the_default_is_data_of_ones_own_and_a_wrong_name_is_refused_with_the_li
         compose("env=hoper-medium")
     assert explain(error.value).startswith("there is no env=hoper-medium; choose one of: antmaze-")
     assert "hopper-medium, hopper-medium-expert" in explain(error.value)
-    with pytest.raises(ValueError, match="max_episode_steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"env\.max_episode_steps must be at least 1, got 0"):
         compose("env.max_episode_steps=0")
+    with pytest.raises(ValueError, match=r"env\.kwargs must be names and values, got 3"):
+        compose("env.kwargs=3")
+    for parallel in ("0", "many", "1.5"):
+        with pytest.raises(ValueError, match=r"eval\.parallel must be auto or at least 1, got"):
+            compose(f"eval.parallel={parallel}")
+    assert [compose(f"eval.parallel={n}").eval.instances for n in ("auto", "3")] == [None, 3]
 
 
 # η, gradient norm, learning rate, max-Q backup, normalised targets
