@@ -9,11 +9,10 @@ from typing import Any
 
 import h5py
 import numpy as np
-import yaml
 
-from cmpolicy.cli.command import CONFIG_PATH
+from cmpolicy.rl.tasks import TASKS
 
-# Behaviours that no task of configs/env/ is named for, and whose settings they take.
+# Behaviours that no task is named for, and whose settings they take.
 NEAREST = {"mixed": "medium-replay"}
 FLAT = ("observations", "actions", "rewards", "terminals", "timeouts")
 
@@ -28,14 +27,12 @@ def task_overrides(name: str, options: Any) -> list[str]:
     """
     environment, _, behaviour = name.partition("-")
     task = f"{environment}-{NEAREST.get(behaviour, behaviour)}"
-    config = Path(CONFIG_PATH) / "env" / f"{task}.yaml"
-    if not config.is_file():
-        sys.exit(f"no set {name!r}: there is no task {task} in configs/env/")
+    if task not in TASKS:
+        sys.exit(f"no set {name!r}: there is no task {task} in cmpolicy/rl/tasks.py")
     overrides = [f"env={task}", f"env.name={name}"]
     if options.data is None:
         return [*overrides, f"dataset.source={options.source}"]
-    minari_id = yaml.safe_load(config.read_text())["minari_id"]
-    path = find_data(name, minari_id, Path(options.data), Path(options.runs) / "data")
+    path = find_data(name, TASKS[task].minari_id, Path(options.data), Path(options.runs) / "data")
     return [*overrides, f"dataset.path='{path}'"]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from hydra.core.config_store import ConfigStore
@@ -29,6 +29,18 @@ log = logging.getLogger("cmpolicy")
 
 
 @dataclass
+class EvaluationEnv:
+    """Environment of the evaluation.
+
+    Attributes:
+        id: null for that of the run; to be repeated where it names a module, `module:Id`, because
+            the files of a run do not choose what is imported.
+    """
+
+    id: str | None = None
+
+
+@dataclass
 class EvaluateConfig(ImageMetricsConfig):
     """`python -m cmpolicy.evaluate run=RUN`, or `npz=FILE data.name=NAME` for pictures at hand.
 
@@ -39,12 +51,14 @@ class EvaluateConfig(ImageMetricsConfig):
         mode_of: actions drawn an observation, of which the mode is taken, 1 for a plain sample;
             null for the agent's own.
         video: write the first episode as video.mp4.
+        env: see `EvaluationEnv`.
     """
 
     episodes: int = 20
     best_of: int | None = None
     mode_of: int | None = None
     video: bool = False
+    env: EvaluationEnv = field(default_factory=EvaluationEnv)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +92,7 @@ def evaluate_agent_run(
     agent, step = load_agent(directory, recorded.spaces, config.checkpoint, device)
     bind = act_with(agent, config.best_of, config.mode_of, config.steps)
     candidates = config.best_of or agent.candidates
-    env, references = recorded.env, recorded.references
+    env, references = recorded.environment(config.env.id), recorded.references
     score = evaluate_agent(bind, env, references, config.episodes, config.seed, device)
     row = {
         "checkpoint": config.checkpoint,

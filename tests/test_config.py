@@ -20,10 +20,11 @@ from cmpolicy.images.config import ImageConfig, SampleConfig
 from cmpolicy.images.unet import UNet
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.task import build_agent
+from cmpolicy.rl.tasks import TASKS
 
 NAMES = {
     group: sorted(path.stem for path in (Path(CONFIG_PATH) / group).glob("*.yaml"))
-    for group in ("env", "agent", "loss", "data", "image_loss")
+    for group in ("agent", "loss", "data", "image_loss")
 }
 
 
@@ -39,11 +40,10 @@ def test_every_configuration_file_is_known_here() -> None:
     known = {f"{command}.yaml" for command in commands}
     known |= {f"{group}/{name}.yaml" for group in NAMES for name in NAMES[group]}
     assert found == known
-    assert len(NAMES["env"]) > 30
     assert set(AGENTS) == set(NAMES["agent"])
 
 
-@pytest.mark.parametrize("env", NAMES["env"])
+@pytest.mark.parametrize("env", TASKS)
 def test_every_task_composes_with_every_agent(env: str) -> None:
     """And the agent that it describes can be built; of ours one setting is for all tasks."""
     for name in NAMES["agent"]:
@@ -81,20 +81,10 @@ def test_every_image_set_composes_with_every_loss(data: str) -> None:
     UNet(SHAPES.get(data, (1, 28, 28)), 10, small)
 
 
-def test_the_published_settings_come_from_the_task() -> None:
-    """Ding & Jin's table: η and the gradient's norm belong to the task, not to the agent."""
-    for env in ("hopper-medium", "antmaze-umaze", "pen-human"):
-        config = compose(f"env={env}", "agent=ac_ding_jin")
-        published = config.env.ding_jin
-        assert config.agent.eta == published["eta"]
-        assert config.agent.max_grad_norm == published["max_grad_norm"]
-        assert config.agent.learning_rate == published["lr"]
-        assert config.agent.max_q_backup == published["max_q_backup"]
-        assert config.agent.policy.steps == published["sampling_steps"]
-
-
-def test_the_default_agent() -> None:
-    assert compose("env=hopper-medium").agent == ACConfig()
+def test_the_default_agent_has_one_setting_for_all_tasks() -> None:
+    usual = compose("env=hopper-medium").agent
+    assert usual == ACConfig()
+    assert all(compose(f"env={task}").agent == usual for task in ("pen-human", "kitchen-mixed"))
 
 
 def test_overrides_arrive_with_their_types() -> None:

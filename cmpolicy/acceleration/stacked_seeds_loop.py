@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -133,6 +134,8 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> Evaluation:
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Standard error of the mean; 0 for a single value."""
+    """Standard error of the mean; 0 for a single value, NaN where a value is not finite."""
     n = len(values)
+    if not all(map(math.isfinite, values)):
+        return math.nan
     return statistics.stdev(values) / n**0.5 if n > 1 else 0.0

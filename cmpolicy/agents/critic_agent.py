@@ -66,7 +66,8 @@ class CriticAgent(Agent):
 
     Attributes:
         reward_scale: what rewards are multiplied by in targets, ().
-        largest_return: the largest |Σ_i γ^i r_{t+i}| in the data, scaled, ().
+        largest_return: the largest |Σ_i γ^i r_{t+i}| in the data, scaled, (); where a time limit
+            cut an episode, at least that of the mean |r| for ever.
     """
 
     Config: ClassVar[type[AgentConfig]] = CriticConfig
@@ -109,6 +110,10 @@ class CriticAgent(Agent):
         self.reward_scale.fill_(self.scale_of_rewards(dataset))
         self.largest_return.zero_()
         self.widen_limits(dataset.rewards, dataset.episode_ends)
+        if (dataset.episode_ends & (dataset.terminals == 0)).any():
+            forever = dataset.rewards.abs().mean() / (1 - self.config.discount)
+            largest = torch.maximum(self.largest_return, self.reward_scale * forever)
+            self.largest_return.copy_(largest)
         return n_step(dataset, self.config.n_step, self.config.discount)
 
     def widen_limits(self, rewards: Tensor, episode_ends: Tensor) -> None:

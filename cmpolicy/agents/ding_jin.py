@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,55 @@ from cmpolicy.agents.critic_agent import CriticAgent, CriticConfig
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.consistency.randomness import uniform
 from cmpolicy.datasets.transitions import TransitionBatch
+
+
+class Published(NamedTuple):
+    """Settings that Ding & Jin 2024 publish for one task; Diffusion-QL's, but for `eta`, are these.
+
+    Fields are named as those of the agents' configurations.
+    """
+
+    eta: float
+    max_grad_norm: float
+    learning_rate: float = 3e-4
+    max_q_backup: bool = False
+    normalize_target: bool = False
+
+
+# keys: D4RL ids without version
+PUBLISHED: dict[str, Published] = {
+    "halfcheetah-medium": Published(1.0, 9.0),
+    "halfcheetah-medium-replay": Published(1.0, 2.0),
+    "halfcheetah-medium-expert": Published(1.0, 7.0),
+    "hopper-medium": Published(0.1, 9.0),
+    "hopper-medium-replay": Published(0.1, 4.0),
+    "hopper-medium-expert": Published(1.0, 5.0),
+    "walker2d-medium": Published(1.0, 1.0, normalize_target=True),
+    "walker2d-medium-replay": Published(0.1, 4.0),
+    "walker2d-medium-expert": Published(1.0, 5.0, normalize_target=True),
+    "pen-human": Published(0.01, 7.0, 3e-5, normalize_target=True),
+    "pen-cloned": Published(0.01, 8.0, 3e-5, normalize_target=True),
+    "kitchen-complete": Published(0.5, 2.0, normalize_target=True),
+    "kitchen-partial": Published(0.5, 2.0, normalize_target=True),
+    "kitchen-mixed": Published(0.5, 2.0, normalize_target=True),
+    "antmaze-umaze": Published(0.01, 2.0, normalize_target=True),
+    "antmaze-umaze-diverse": Published(0.01, 3.0, 3e-4, True, True),
+    "antmaze-medium-play": Published(0.01, 2.0, 1e-3, True),
+    "antmaze-medium-diverse": Published(0.01, 1.0, 3e-4, True, True),
+    "antmaze-large-play": Published(4.5, 10.0, 3e-4, True, True),
+    "antmaze-large-diverse": Published(3.5, 2.0, 3e-4, True, True),
+}
+# for tasks without published settings: what most of locomotion has; Adroit has pen-human's
+UNTUNED = Published(1.0, 5.0)
+ADROIT = ("pen", "hammer", "door", "relocate")
+
+
+def published(d4rl_id: str | None, setting: str) -> float | bool:
+    """Return one of the published settings of a D4RL task, in configurations ``${published:…}``."""
+    task = (d4rl_id or "").rpartition("-v")[0]
+    untuned = PUBLISHED["pen-human"] if task.startswith(ADROIT) else UNTUNED
+    value: float | bool = getattr(PUBLISHED.get(task, untuned), setting)
+    return value
 
 
 @dataclass

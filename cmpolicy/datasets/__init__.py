@@ -10,7 +10,6 @@ from cmpolicy.datasets.transitions import (
     DatasetInfo,
     TransitionBatch,
     TransitionDataset,
-    check_fits,
 )
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     "DatasetInfo",
     "TransitionBatch",
     "TransitionDataset",
-    "check_fits",
     "load_hdf5",
     "load_minari",
     "load_path",

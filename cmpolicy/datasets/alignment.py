@@ -1,4 +1,4 @@
-"""Which observation follows which action: flat files and episodes brought to the same steps."""
+"""Alignment: which observation follows which action, in flat files and in episodes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Steps(NamedTuple):
     next_observations: FloatArray  # (N, obs_dim)
     terminals: BoolArray  # (N,)
     ends: BoolArray  # (N,), the last step of each episode
-    known: BoolArray  # (N,), the next observation is known, or masked by `terminals`
+    known: BoolArray  # (N,), the next observation is known or not needed: a transition
 
 
 class Episode(Protocol):
@@ -51,7 +51,7 @@ def align_arrays(
     next_observations: Any = None,
     max_episode_steps: int | None = None,
 ) -> Steps:
-    """Consecutive rows, aligned as `d4rl.qlearning_dataset` does; see `from_arrays` for the rule.
+    """Align consecutive rows; see `TransitionDataset.from_arrays` for the rule.
 
     Raises:
         InputError: wrong shapes, dtypes or lengths, NaN or inf.
@@ -68,16 +68,19 @@ def align_arrays(
         named["next_observations"] = checked_matrix("next_observations", next_observations)
     check_equal_lengths(named)
     obs, ended = named["observations"], named["terminals"]
-    nexts = named.get("next_observations", np.roll(obs, -1, axis=0))
+    following = np.roll(obs, -1, axis=0)
+    nexts = named.get("next_observations", following)
     if nexts.shape != obs.shape:
         raise InputError(
             f"next_observations has shape {nexts.shape}, expected that of observations, {obs.shape}"
         )
-    cut = named.get("timeouts", _cut_at(max_episode_steps, ended))
-    last = np.arange(len(obs)) == len(obs) - 1
+    goes_on = np.asarray((nexts == following).all(1))  # to the row below
+    cut = named.get("timeouts", _cut_at(max_episode_steps, ended | ~goes_on))
+    cut[-1] = True
     return Steps(
-        obs, named["actions"], named["rewards"], nexts, ended, ended | cut | last, ~(cut | last)
-    )
+        obs, named["actions"], named["rewards"], nexts, ended, ended | cut | ~goes_on,
+        ended | ~(cut & goes_on),
+    )  # fmt: skip
 
 
 def align_episodes(episodes: Iterable[Episode]) -> Steps:
@@ -110,14 +113,14 @@ def returns_of(rewards: FloatArray, ends: BoolArray) -> NDArray[np.float64]:
     return np.asarray(np.add.reduceat(rewards.astype(np.float64), begins))
 
 
-def _cut_at(max_episode_steps: int | None, terminals: BoolArray) -> BoolArray:
-    """(N,) bool: every `max_episode_steps`-th step since the episode began."""
+def _cut_at(max_episode_steps: int | None, ends: BoolArray) -> BoolArray:
+    """Mark every `max_episode_steps`-th step since the episode began, (N,) bool."""
     if max_episode_steps is None:
-        return np.zeros_like(terminals)
+        return np.zeros_like(ends)
     if max_episode_steps < 1:
         raise InputError(f"max_episode_steps is {max_episode_steps}, expected at least 1")
-    step = np.arange(len(terminals))
-    begins = np.concatenate([[True], terminals[:-1]])
+    step = np.arange(len(ends))
+    begins = np.concatenate([[True], ends[:-1]])
     since_begin = step - np.maximum.accumulate(np.where(begins, step, 0))
     return np.asarray(since_begin % max_episode_steps == max_episode_steps - 1)
 

@@ -1,19 +1,30 @@
-"""Arrays of a stranger's file, checked and brought to float32 before anything is built on them."""
+"""Validation of untrusted arrays and their cast to float32; of HDF5 before anything is read."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from cmpolicy.array_types import BoolArray, FloatArray
 from cmpolicy.errors import InputError
 
+logger = logging.getLogger(__name__)
+
+FREE_BYTES = 64 << 20  # may be declared by any file
+LARGEST_COMPRESSION = 1100  # deflate's is 1032
+FEWEST_STEPS = 256  # of float32 that the range of an entry should have
+
 
 def checked_matrix(name: str, values: Any) -> FloatArray:
-    """`values` as a C-contiguous float32 array of shape (N, d), every entry finite.
+    """Cast to a C-contiguous float32 array of shape (N, d), every entry finite.
+
+    A column that float32 makes constant or coarse is named in a warning.
 
     Raises:
         InputError: not numbers, not two-dimensional, empty, or NaN/inf (the first bad row named).
@@ -24,11 +35,13 @@ def checked_matrix(name: str, values: Any) -> FloatArray:
             f"{name} has shape {array.shape}, expected (steps, size) with at least one of each; "
             "flatten each step to a vector"
         )
-    return _finite(name, array)
+    single = _finite(name, array)
+    _warn_of_rounding(name, array, single)
+    return single
 
 
 def checked_vector(name: str, values: Any) -> FloatArray:
-    """`values` as a float32 array of shape (N,), every entry finite; (N, 1) is taken as (N,).
+    """Cast to a float32 array of shape (N,), every entry finite; (N, 1) is taken as (N,).
 
     Raises:
         InputError: not numbers, not one-dimensional, or NaN/inf (the first bad row named).
@@ -37,7 +50,7 @@ def checked_vector(name: str, values: Any) -> FloatArray:
 
 
 def checked_flags(name: str, values: Any) -> BoolArray:
-    """`values` as a bool array of shape (N,); numbers must be 0 or 1; (N, 1) is taken as (N,).
+    """Cast to a bool array of shape (N,); numbers must be 0 or 1; (N, 1) is taken as (N,).
 
     Raises:
         InputError: another shape, or an entry that is neither 0 nor 1 (the first bad row named).
@@ -93,3 +106,81 @@ def _finite(name: str, array: NDArray[Any]) -> FloatArray:
             "expected finite numbers; drop the broken episodes or record them again"
         )
     return single
+
+
+def _warn_of_rounding(name: str, array: NDArray[Any], single: FloatArray) -> None:
+    """Name columns whose values lie so close together that float32 hardly tells them apart."""
+    if array.dtype.itemsize < 4 or array.dtype == np.float32:
+        return
+    low, high = array.min(0).astype(np.float64), array.max(0).astype(np.float64)
+    step = np.finfo(np.float32).eps * np.maximum(np.abs(low), np.abs(high))
+    lost = single.max(0) == single.min(0)
+    for column in np.flatnonzero((high > low) & ((high - low < FEWEST_STEPS * step) | lost)):
+        logger.warning(
+            "%s[:, %d] lies between %.9g and %.9g, which float32 hardly tells apart; subtract an "
+            "offset or choose another unit when recording",
+            *(name, column, low[column], high[column]),
+        )
+
+
+def is_own(group: h5py.Group, key: str) -> bool:
+    """Tell whether a group has a key; links are refused before anything follows them.
+
+    Raises:
+        InputError: the key is a link to another file, or a soft one.
+    """
+    links = group.id.links
+    if not links.exists(key.encode()):
+        return False
+    if links.get_info(key.encode()).type != h5py.h5l.TYPE_HARD:
+        raise InputError(
+            f"{group.file.filename}: {group.name.rstrip('/')}/{key} is a link, expected data in "
+            "the file itself; copy them into it"
+        )
+    return True
+
+
+def is_own_dataset(group: h5py.Group, key: str) -> bool:
+    """Tell whether `group[key]` is an array; False where there is no such key.
+
+    Raises:
+        InputError: if it lies in another file: a link out of the file, or external storage.
+    """
+    if not is_own(group, key):
+        return False
+    found = group[key]
+    if not isinstance(found, h5py.Dataset):
+        return False
+    if found.external or found.is_virtual:
+        raise InputError(
+            f"{group.file.filename}: {found.name} takes its values from other files, expected an "
+            "array in the file itself; copy them into it"
+        )
+    return True
+
+
+def check_hdf5(file: Path, columns: Mapping[str, h5py.Dataset]) -> None:
+    """Refuse arrays of unequal lengths, or far larger than what the file can hold.
+
+    Raises:
+        InputError: says the lengths, or the size that is declared.
+    """
+    shapes = {key: column.shape for key, column in columns.items()}
+    if len({shape[:1] for shape in shapes.values()}) > 1:
+        said = ", ".join(f"{key} {shape}" for key, shape in shapes.items())
+        raise InputError(f"{file}: the arrays differ in length: {said}")
+    check_declared_size(file, sum(column.nbytes for column in columns.values()))
+
+
+def check_declared_size(file: Path, declared: int) -> None:
+    """Refuse a file whose arrays are far larger than it, in bytes.
+
+    Raises:
+        InputError: says both sizes.
+    """
+    size = file.stat().st_size
+    if declared > max(FREE_BYTES, LARGEST_COMPRESSION * size):
+        raise InputError(
+            f"{file} declares arrays of {declared / 1e9:.1f} GB in a file of {size / 1e3:.0f} kB; "
+            "it is damaged or was never filled"
+        )

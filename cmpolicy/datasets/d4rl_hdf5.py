@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from cmpolicy.datasets.array_validation import check_hdf5, is_own_dataset
+from cmpolicy.datasets.time_limit import time_limit
 from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
 from cmpolicy.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 REQUIRED_KEYS = ("observations", "actions", "rewards", "terminals")
 OPTIONAL_KEYS = ("timeouts", "next_observations")
@@ -25,9 +24,10 @@ def load_hdf5(
     path: str | PathLike[str],
     *,
     max_episode_steps: int | None = None,
+    registered_limit: int | None = None,
     info: DatasetInfo | None = None,
 ) -> TransitionDataset:
-    """Transitions of a D4RL HDF5 file; see `TransitionDataset.from_arrays` for what is dropped.
+    """Read the transitions of a D4RL HDF5 file; see `TransitionDataset.from_arrays` for the rule.
 
     Reads `observations` (N, obs_dim), `actions` (N, action_dim), `rewards` and `terminals` (N,),
     and where they are there `timeouts` (N,) and `next_observations` (N, obs_dim). Everything
@@ -36,8 +36,7 @@ def load_hdf5(
 
     Args:
         path: the file.
-        max_episode_steps: for a file without `timeouts`, the length at which episodes were cut;
-            by default that of the recorded `env_id`, as D4RL takes its environment's.
+        max_episode_steps, registered_limit: where episodes were cut, see `time_limit`.
         info: what is known of the origin; by default the file's own name, as source `file`.
 
     Raises:
@@ -47,12 +46,9 @@ def load_hdf5(
     arrays, env_id = _read(file)
     info = info or DatasetInfo(dataset_id=file.stem, source="file")
     info = dataclasses.replace(info, path=str(file), env_id=env_id or info.env_id)
-    if "timeouts" not in arrays and max_episode_steps is None:
-        max_episode_steps = _time_limit(file, info.env_id)
+    limit = time_limit(str(file), arrays, max_episode_steps, registered_limit, info.env_id)
     try:
-        return TransitionDataset.from_arrays(
-            **arrays, max_episode_steps=max_episode_steps, info=info
-        )
+        return TransitionDataset.from_arrays(**arrays, max_episode_steps=limit, info=info)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
 
@@ -65,7 +61,7 @@ def _read(file: Path) -> tuple[dict[str, NDArray[Any]], str | None]:
     try:
         with h5py.File(file, "r") as opened:
             return _arrays(file, opened), _text(opened.attrs.get("env_id"))
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{file} is cut short or damaged ({reason}); download or copy it again"
@@ -73,30 +69,16 @@ def _read(file: Path) -> tuple[dict[str, NDArray[Any]], str | None]:
 
 
 def _arrays(file: Path, opened: h5py.File) -> dict[str, NDArray[Any]]:
-    missing = [key for key in REQUIRED_KEYS if not isinstance(opened.get(key), h5py.Dataset)]
+    missing = [key for key in REQUIRED_KEYS if not is_own_dataset(opened, key)]
     if missing:
         raise InputError(
             f"{file} has no {', '.join(missing)}, expected {', '.join(REQUIRED_KEYS)}; "
-            f"it holds {', '.join(sorted(opened)[:8]) or 'nothing'}"
+            f"it holds {', '.join(sorted(map(str, opened))[:8]) or 'nothing'}"
         )
-    return {
-        key: np.asarray(opened[key][()])
-        for key in (*REQUIRED_KEYS, *OPTIONAL_KEYS)
-        if isinstance(opened.get(key), h5py.Dataset)
-    }
-
-
-def _time_limit(file: Path, env_id: str | None) -> int | None:
-    from gymnasium.envs.registration import registry
-
-    if env_id in registry:
-        return registry[env_id].max_episode_steps
-    logger.warning(
-        "%s has no timeouts: every row is taken to follow the one before it unless that was "
-        "terminal; give max_episode_steps where episodes were cut",
-        file,
-    )
-    return None
+    optional = [key for key in OPTIONAL_KEYS if is_own_dataset(opened, key)]
+    columns = {key: opened[key] for key in (*REQUIRED_KEYS, *optional)}
+    check_hdf5(file, columns)
+    return {key: np.asarray(column[()]) for key, column in columns.items()}
 
 
 def _text(value: Any) -> str | None:

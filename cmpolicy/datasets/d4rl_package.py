@@ -5,20 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from cmpolicy.datasets.d4rl_hdf5 import OPTIONAL_KEYS, REQUIRED_KEYS
+from cmpolicy.datasets.time_limit import time_limit
 from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
 from cmpolicy.errors import InputError
 
 
 def load_d4rl_package(dataset_id: str) -> TransitionDataset:
-    """`gym.make(dataset_id).get_dataset()` of the `d4rl` package, as transitions.
+    """Read `gym.make(dataset_id).get_dataset()` of the `d4rl` package as transitions.
 
     Raises:
         InputError: the package does not import here, or does not know the dataset.
     """
-    arrays, max_episode_steps = _read(dataset_id)
+    arrays, registered = _read(dataset_id)
     kept = {key: arrays[key] for key in (*REQUIRED_KEYS, *OPTIONAL_KEYS) if key in arrays}
     info = DatasetInfo(dataset_id=dataset_id, source="d4rl_package", comparable=True)
-    return TransitionDataset.from_arrays(**kept, max_episode_steps=max_episode_steps, info=info)
+    limit = time_limit(dataset_id, kept, registered=registered)
+    return TransitionDataset.from_arrays(**kept, max_episode_steps=limit, info=info)
 
 
 def _read(dataset_id: str) -> tuple[dict[str, Any], int | None]:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from cmpolicy.datasets.alignment import Episode
-from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
+from cmpolicy.datasets.array_validation import check_declared_size, is_own, is_own_dataset
+from cmpolicy.datasets.dict_observations import flatten
+from cmpolicy.datasets.minari_metadata import MinariMetadata, read_metadata
+from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.download import unreachable
 from cmpolicy.errors import InputError
 
-if TYPE_CHECKING:
-    from minari import MinariDataset
 
-# the namespaces in which Farama publishes
-PUBLISHED = ("D4RL/", "mujoco/")
+@dataclass
+class _Episode:
+    observations: Any
+    actions: Any
+    rewards: Any
+    terminations: Any
 
 
 def minari_directory() -> Path:
@@ -35,12 +41,11 @@ def minari_on_disk(dataset_id: str) -> Path | None:
 
 
 def load_minari(dataset: str | os.PathLike[str]) -> TransitionDataset:
-    """A local Minari dataset, by its id or its directory, as transitions.
+    """Read a local Minari dataset, by its id or its directory, as transitions.
 
-    Observations must be vectors, or dictionaries of vectors, which are put end to end by sorted
-    key, as `gymnasium.wrappers.FlattenObservation` does in Gymnasium-Robotics' environments:
-    AntMaze becomes achieved_goal, desired_goal, observation. `info` carries the reference scores
-    where the metadata has them, and as `env_spec` the environment meant for evaluation.
+    Observations must be vectors, or dictionaries of vectors, which are put end to end in the
+    order that the metadata give. `info` carries the reference scores where the metadata have
+    them, and the environment meant for evaluation.
 
     Raises:
         InputError: not there, not readable, other spaces, or episodes that do not fit.
@@ -51,13 +56,17 @@ def load_minari(dataset: str | os.PathLike[str]) -> TransitionDataset:
             f"no Minari dataset {str(dataset)!r} in {minari_directory()}; expected an id such as "
             f"mujoco/hopper/medium-v0, set MINARI_DATASETS_PATH or `minari download {dataset}`"
         )
-    opened = _opened(directory)
+    metadata = read_metadata(directory / "data" / "metadata.json")
+    info = dataclasses.replace(metadata.info, path=str(directory))
     try:
-        return TransitionDataset.from_episodes(_episodes(opened), info=_info(opened, directory))
+        return TransitionDataset.from_episodes(_episodes(directory, metadata), info=info)
     except InputError as error:
-        raise InputError(f"{opened.id}: {error}") from None
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise _damaged(directory, error) from None
+        raise InputError(f"{info.dataset_id}: {error}") from None
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"the Minari dataset in {directory} cannot be read ({reason}); download it again"
+        ) from None
 
 
 def download_minari(dataset_id: str) -> Path:
@@ -100,54 +109,55 @@ def _minari() -> Any:
     return minari
 
 
-def _opened(directory: Path) -> MinariDataset:
+def _episodes(directory: Path, metadata: MinariMetadata) -> Iterator[Episode]:
+    """Read one episode after the other, without its `infos`."""
+    if metadata.data_format != "hdf5":
+        yield from _episodes_of_minari(directory, metadata)
+        return
+    main = directory / "data" / "main_data.hdf5"
+    with h5py.File(main, "r") as file:
+        columns = [
+            _columns(file, f"episode_{number}", metadata.info.observation_keys)
+            for number in range(metadata.episodes)
+        ]
+        check_declared_size(main, sum(c.nbytes for all_ in columns for c in all_))
+        for *observations, actions, rewards, terminations in columns:
+            parts = [np.asarray(part[()]) for part in observations]
+            yield _Episode(
+                parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1),
+                *(np.asarray(column[()]) for column in (actions, rewards, terminations)),
+            )
+
+
+def _columns(file: h5py.File, name: str, keys: list[str] | None) -> list[h5py.Dataset]:
+    """List the arrays of an episode: of observations, then actions, rewards and terminations."""
+    paths = [f"observations/{key}" for key in keys] if keys else ["observations"]
+    found = []
+    for path in (*paths, "actions", "rewards", "terminations"):
+        group = file
+        *groups, last = (name, *path.split("/"))
+        for part in groups:
+            if not is_own(group, part) or not isinstance(group[part], h5py.Group):
+                raise InputError(f"{name} has no {path}, expected as the metadata say")
+            group = group[part]
+        if not is_own_dataset(group, last):
+            raise InputError(f"{name} has no {path}, expected as the metadata say")
+        found.append(group[last])
+    return found
+
+
+def _episodes_of_minari(directory: Path, metadata: MinariMetadata) -> Iterator[Episode]:
+    """Read episodes that are stored as Arrow or Parquet with Minari itself."""
     try:
-        opened: MinariDataset = _minari().MinariDataset(directory / "data")
-        return opened
-    except (OSError, KeyError, ValueError, AssertionError) as error:
-        raise _damaged(directory, error) from None
+        from minari.dataset.minari_storage import MinariStorage
 
-
-def _damaged(directory: Path, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())
-    return InputError(
-        f"the Minari dataset in {directory} cannot be read ({reason}); delete it and download "
-        "it again"
-    )
-
-
-def _info(opened: MinariDataset, directory: Path) -> DatasetInfo:
-    metadata = opened.storage.metadata
-    spec = getattr(opened, "_eval_env_spec", None) or opened.env_spec
-    return DatasetInfo(
-        dataset_id=opened.id,
-        source="minari",
-        path=str(directory),
-        env_id=opened.env_spec.id if opened.env_spec else None,
-        comparable=opened.id.startswith(PUBLISHED),
-        ref_min_score=metadata.get("ref_min_score"),
-        ref_max_score=metadata.get("ref_max_score"),
-        env_spec=spec.to_json() if spec else None,
-    )
-
-
-def _episodes(opened: MinariDataset) -> Iterator[Episode]:
-    from gymnasium.spaces import Box
-
-    actions = opened.action_space
-    if not (isinstance(actions, Box) and len(actions.shape) == 1):
-        raise InputError(f"the actions are {actions}, expected a Box of one dimension")
-    for episode in opened.iterate_episodes():
-        flat = _flat(opened.observation_space, episode.observations)
-        yield dataclasses.replace(episode, observations=flat)
-
-
-def _flat(space: Any, values: Any) -> NDArray[Any]:
-    from gymnasium.spaces import Box, Dict
-
-    if isinstance(space, Dict):
-        parts = [_flat(space[key], values[key]) for key in sorted(space.spaces)]
-        return np.concatenate(parts, axis=1)
-    if isinstance(space, Box) and len(space.shape) == 1:
-        return np.asarray(values)
-    raise InputError(f"the observations are {space}, expected vectors or dictionaries of vectors")
+        # with both spaces in the metadata, as `read_metadata` has checked, it makes no environment
+        episodes = MinariStorage.read(directory / "data").get_episodes(range(metadata.episodes))
+    except ImportError as error:
+        raise InputError(
+            f"its format {metadata.data_format} needs a package that is not there ({error})"
+        ) from None
+    for episode in episodes:
+        keys, observations = metadata.info.observation_keys, episode["observations"]
+        flat = flatten(observations, keys) if keys else observations
+        yield _Episode(flat, episode["actions"], episode["rewards"], episode["terminations"])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
@@ -36,14 +36,44 @@ SOURCES: dict[str, tuple[str, ...]] = {
 }
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is looked for.
+
+    Attributes:
+        name: the task, such as `hopper-medium`.
+        d4rl_id, minari_id: D4RL's and Minari's ids for it, if they have it.
+        max_episode_steps, registered_limit: where episodes of flat files without `timeouts` were
+            cut, as configured and as the evaluation environment has it; see `time_limit`.
+    """
+
+    name: str
+    d4rl_id: str | None = None
+    minari_id: str | None = None
+    max_episode_steps: int | None = None
+    registered_limit: int | None = None
+
+    def load_hdf5(
+        self, path: Path, info: DatasetInfo | None = None, limit: int | None = None
+    ) -> TransitionDataset:
+        """Read a file; `limit` is D4RL's for it."""
+        steps = self.max_episode_steps or limit
+        return load_hdf5(
+            path, max_episode_steps=steps, registered_limit=self.registered_limit, info=info
+        )
+
+
 def resolve_dataset(
     name: str,
     d4rl_id: str | None = None,
     minari_id: str | None = None,
     source: str = "auto",
     path: str | PathLike[str] | None = None,
+    *,
+    max_episode_steps: int | None = None,
+    registered_limit: int | None = None,
 ) -> TransitionDataset:
-    """The transitions of a task, from the first place that has them.
+    """Give the transitions of a task, from the first place that has them.
 
     `auto` looks for D4RL's file on disk, Minari's dataset on disk, D4RL's download, Minari's
     download, and the small sample in the package (hopper-medium only). Without a network that
@@ -51,22 +81,21 @@ def resolve_dataset(
     try is one line in the log; `info.source` and `info.dataset_id` say what was taken.
 
     Args:
-        name: the task, such as `hopper-medium`.
-        d4rl_id: D4RL's id for it, if it has one.
-        minari_id: Minari's id for it, if it has one.
+        name, d4rl_id, minari_id, max_episode_steps, registered_limit: see `Wanted`.
         source: a key of `SOURCES`; all but `auto` force one kind.
-        path: an HDF5 file, a Minari dataset's directory, or a Minari id, taken instead.
+        path: an HDF5 file, a Minari dataset's directory, or a Minari id, used instead.
 
     Raises:
         InputError: an unknown source, a broken file, or nothing anywhere.
     """
+    wanted = Wanted(name, d4rl_id, minari_id, max_episode_steps, registered_limit)
     if path is not None:
-        return _logged(name, load_path(path))
+        return _logged(name, load_path(path, wanted))
     if source not in SOURCES:
         raise InputError(f"no dataset source {source!r}, expected one of {', '.join(SOURCES)}")
     tried = []
     for place in SOURCES[source]:
-        found = _PLACES[place](_Task(name, d4rl_id, minari_id))
+        found = _PLACES[place](wanted)
         if isinstance(found, TransitionDataset):
             return _logged(name, found)
         logger.info("%s: %s", name, found)
@@ -77,8 +106,11 @@ def resolve_dataset(
     )
 
 
-def load_path(path: str | PathLike[str]) -> TransitionDataset:
-    """An HDF5 file, a Minari dataset's directory, or a Minari id, local or else downloaded.
+def load_path(
+    path: str | PathLike[str],
+    wanted: Wanted = Wanted("custom"),  # frozen
+) -> TransitionDataset:
+    """Read an HDF5 file, a Minari dataset's directory, or a Minari id, local or else downloaded.
 
     A D4RL file is recognised by its name and size.
 
@@ -94,36 +126,15 @@ def load_path(path: str | PathLike[str]) -> TransitionDataset:
         return load_minari(str(path))
     d4rl_id = recognised(place) if place.is_file() else None
     if d4rl_id is None:
-        return load_hdf5(place)
-    return load_hdf5(
-        place,
-        max_episode_steps=D4RL_FILES[d4rl_id].max_episode_steps,
-        info=DatasetInfo(d4rl_id, "d4rl", comparable=True),
-    )
-
-
-def load_sample(name: str) -> TransitionDataset:
-    """The small sample of a task that ships with the package; not D4RL's data.
-
-    Raises:
-        InputError: the package has none for this task.
-    """
-    if name not in SAMPLES:
-        raise InputError(f"no sample of {name} in the package, only of {', '.join(SAMPLES)}")
-    return load_hdf5(SAMPLES[name], info=DatasetInfo(f"{name}-sample", "sample"))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Task:
-    name: str
-    d4rl_id: str | None
-    minari_id: str | None
+        return wanted.load_hdf5(place)
+    info = DatasetInfo(d4rl_id, "d4rl", comparable=True)
+    return wanted.load_hdf5(place, info, D4RL_FILES[d4rl_id].max_episode_steps)
 
 
 # Each place gives the transitions, or says in a few words why it has none.
 
 
-def _d4rl_disk(task: _Task) -> TransitionDataset | str:
+def _d4rl_disk(task: Wanted) -> TransitionDataset | str:
     if task.d4rl_id is None:
         return "D4RL has no such task"
     file = d4rl_on_disk(task.d4rl_id)
@@ -132,15 +143,12 @@ def _d4rl_disk(task: _Task) -> TransitionDataset | str:
     genuine = recognised(file) == task.d4rl_id
     if not genuine:
         logger.warning("%s is not D4RL's file by its size: its scores are NOT comparable", file)
+    info = DatasetInfo(task.d4rl_id, "d4rl", comparable=genuine)
     known = D4RL_FILES.get(task.d4rl_id)
-    return load_hdf5(
-        file,
-        max_episode_steps=known.max_episode_steps if known else None,
-        info=DatasetInfo(task.d4rl_id, "d4rl", comparable=genuine),
-    )
+    return task.load_hdf5(file, info, known.max_episode_steps if known else None)
 
 
-def _minari_disk(task: _Task) -> TransitionDataset | str:
+def _minari_disk(task: Wanted) -> TransitionDataset | str:
     if task.minari_id is None:
         return "Minari has no such task"
     if minari_on_disk(task.minari_id) is None:
@@ -148,39 +156,36 @@ def _minari_disk(task: _Task) -> TransitionDataset | str:
     return load_minari(task.minari_id)
 
 
-def _d4rl_download(task: _Task) -> TransitionDataset | str:
-    if task.d4rl_id is None:
-        return "nothing of D4RL's to download"
+def _downloaded(
+    dataset_id: str | None, download: Callable[[str], Path], place: Place, task: Wanted
+) -> TransitionDataset | str:
+    if dataset_id is None:
+        return "nothing to download"
     try:
-        download_d4rl(task.d4rl_id)
+        download(dataset_id)
     except InputError as error:
         return str(error)
-    return _d4rl_disk(task)
+    return place(task)
 
 
-def _minari_download(task: _Task) -> TransitionDataset | str:
-    if task.minari_id is None:
-        return "nothing of Minari's to download"
-    try:
-        download_minari(task.minari_id)
-    except InputError as error:
-        return str(error)
-    return load_minari(task.minari_id)
-
-
-def _d4rl_package(task: _Task) -> TransitionDataset | str:
+def _d4rl_package(task: Wanted) -> TransitionDataset | str:
     return load_d4rl_package(task.d4rl_id) if task.d4rl_id else "D4RL has no such task"
 
 
-def _sample(task: _Task) -> TransitionDataset | str:
-    return load_sample(task.name) if task.name in SAMPLES else "no sample of it in the package"
+def _sample(task: Wanted) -> TransitionDataset | str:
+    if task.name not in SAMPLES:
+        return f"no sample of it in the package, only of {', '.join(SAMPLES)}"
+    return load_hdf5(SAMPLES[task.name], info=DatasetInfo(f"{task.name}-sample", "sample"))
 
 
-_PLACES: dict[str, Callable[[_Task], TransitionDataset | str]] = {
+Place = Callable[[Wanted], TransitionDataset | str]
+_PLACES: dict[str, Place] = {
     "d4rl_disk": _d4rl_disk,
     "minari_disk": _minari_disk,
-    "d4rl_download": _d4rl_download,
-    "minari_download": _minari_download,
+    "d4rl_download": lambda task: _downloaded(task.d4rl_id, download_d4rl, _d4rl_disk, task),
+    "minari_download": lambda task: _downloaded(
+        task.minari_id, download_minari, _minari_disk, task
+    ),
     "d4rl_package": _d4rl_package,
     "sample": _sample,
 }

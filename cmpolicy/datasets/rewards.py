@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from cmpolicy.datasets.return_weights import usual_range
 from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.errors import InputError
 
@@ -29,8 +30,8 @@ def normalize(dataset: TransitionDataset) -> RewardTransform:
 
 def iql_locomotion(dataset: TransitionDataset) -> RewardTransform:
     """1000 r / (best return - worst return): MuJoCo locomotion in IQL (Kostrikov et al. 2022)."""
-    returns = dataset.episode_returns()
-    spread = float(returns.max() - returns.min())
+    worst, best = usual_range(dataset.episode_returns())
+    spread = best - worst
     if spread <= 0:
         raise InputError("all episodes return the same, expected a spread; use the reward 'none'")
     return lambda rewards: rewards * (1000.0 / spread)

@@ -1,4 +1,4 @@
-"""Offline transitions on one device: what every agent trains on, whatever file it came from."""
+"""Offline transitions on one device, which every agent trains on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +16,7 @@ from cmpolicy.datasets.alignment import Episode, Steps, align_arrays, align_epis
 from cmpolicy.datasets.return_weights import ReturnWeights, draw_shares
 from cmpolicy.errors import InputError
 
-if TYPE_CHECKING:
-    from gymnasium import Space
-
-STD_FLOOR = 1e-3  # TD3+BC's epsilon: an observation that never moves must not be blown up
-BOUND_TOLERANCE = 1e-4  # float32 rounding of an action recorded at its bound
+CONSTANT = 1e-6  # spread of an entry that never moves, in units of its size: float32 rounding
 
 
 class TransitionBatch(NamedTuple):
@@ -68,7 +64,11 @@ class DatasetInfo:
     dataset_id: str = "custom"
     source: str = "numpy"  # d4rl, minari, d4rl_package, sample, file, numpy
     path: str | None = None
-    env_id: str | None = None  # the environment recorded with the data
+    env_id: str | None = None  # the environment recorded with the data, and how it was made:
+    env_kwargs: dict[str, Any] = field(default_factory=dict, repr=False)
+    env_wrappers: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    max_episode_steps: int | None = None  # of that environment
+    observation_keys: list[str] | None = None  # of dictionaries, in the order of the vector
     comparable: bool = False  # with published scores on `dataset_id`
     transitions: int = 0
     episodes: int = 0
@@ -76,19 +76,14 @@ class DatasetInfo:
     std_return: float = float("nan")
     ref_min_score: float | None = None
     ref_max_score: float | None = None
-    env_spec: str | None = field(default=None, repr=False)  # Gymnasium's JSON, with its kwargs
 
 
 class TransitionDataset:
     """Transitions as float32 tensors on one device, sampled there.
 
     Attributes:
-        transitions: all of them, as one batch; each column by itself as well:
-        observations: (N, obs_dim).
-        actions: (N, action_dim).
-        rewards: (N,).
-        next_observations: (N, obs_dim).
-        terminals: (N,), 1 only where the environment ended the episode. A timeout or truncation
+        transitions: all of them as one batch; its first five columns are attributes as well.
+            `terminals` are 1 only where the environment ended the episode: a timeout or truncation
             ends a trajectory without masking the bootstrap.
         episode_ends: (N,) bool, True at the last transition of each episode.
         info: where the data came from.
@@ -125,21 +120,21 @@ class TransitionDataset:
         max_episode_steps: int | None = None,
         info: DatasetInfo | None = None,
     ) -> TransitionDataset:
-        """Consecutive steps as flat arrays, read as `d4rl.qlearning_dataset` reads them.
+        """Read consecutive steps given as flat arrays.
 
-        A step whose next observation is unknown is dropped: the last one, and each that ended by
-        timeout (where `next_observations` is given too: `terminate_on_end=False`). A terminal
-        step stays; without `next_observations` the following row, another episode's first,
-        stands in for what `terminals` masks. (Later copies of D4RL's loop drop it there, so that
-        an agent never sees an episode fail.)
+        As in `d4rl.qlearning_dataset`, a step whose next observation is unknown is dropped:
+        without `next_observations` that is each that ended by timeout, and the last. Two rules
+        differ from D4RL's, so that no step is lost that can be used: a terminal step always
+        stays, since its next observation is masked, and so does a timeout's where
+        `next_observations` has what followed it. There an episode also ends wherever
+        `next_observations[i]` is not `observations[i + 1]`, as in a buffer that several
+        environments filled.
 
         Args:
-            observations: (N, obs_dim).
+            observations, next_observations: (N, obs_dim).
             actions: (N, action_dim).
             rewards: (N,) or (N, 1).
-            terminals: (N,) or (N, 1), bool or 0/1.
-            timeouts: likewise, optional.
-            next_observations: (N, obs_dim), optional.
+            terminals, timeouts: (N,) or (N, 1), bool or 0/1.
             max_episode_steps: where there are no `timeouts`, the length at which episodes were
                 cut, counted from each first step (D4RL's loop counts from 1 after a terminal).
             info: what is known of the origin; counts and returns are filled in.
@@ -148,17 +143,13 @@ class TransitionDataset:
             InputError: wrong shapes, dtypes or lengths, NaN or inf, or no transition left.
         """
         flat = (observations, actions, rewards, terminals, timeouts, next_observations)
-        steps = align_arrays(*flat, max_episode_steps)
-        return cls.from_steps(steps, info or DatasetInfo())
+        return cls.from_steps(align_arrays(*flat, max_episode_steps), info or DatasetInfo())
 
     @classmethod
     def from_episodes(
         cls, episodes: Iterable[Episode], *, info: DatasetInfo | None = None
     ) -> TransitionDataset:
-        """Episodes of `T+1` observations and `T` actions: a transition for every step.
-
-        `terminals` are the `terminations`; a truncated episode keeps its last step, unmasked,
-        because its next observation is known.
+        """Read episodes of `T+1` observations and `T` actions: a transition for every step.
 
         Raises:
             InputError: no step at all, lengths or shapes that do not fit, NaN or inf.
@@ -167,10 +158,13 @@ class TransitionDataset:
 
     @classmethod
     def from_steps(cls, steps: Steps, info: DatasetInfo) -> TransitionDataset:
-        """The steps that are transitions; counts and returns of all steps go into `info`."""
+        """Keep the steps that are transitions; counts and returns of all steps go into `info`."""
         known = steps.known
-        if not known.any():
-            raise InputError("no step has a known next observation, expected at least one")
+        if known.sum() < 2:
+            raise InputError(
+                f"{int(known.sum())} of {len(known)} rows are transitions: in the others the next "
+                "observation is not known; expected at least 2"
+            )
         returns = returns_of(steps.rewards, steps.ends)
         info = dataclasses.replace(
             info,
@@ -208,13 +202,19 @@ class TransitionDataset:
 
     @cached_property
     def observation_mean(self) -> Tensor:
-        """Mean of the observations, (obs_dim,)."""
-        return self.observations.mean(0)
+        """Mean of the observations, computed in float64, (obs_dim,) float32."""
+        return self.observations.mean(0, dtype=torch.float64).float()
 
     @cached_property
     def observation_std(self) -> Tensor:
-        """Standard deviation of the observations, at least `STD_FLOOR`, (obs_dim,)."""
-        return self.observations.std(0, correction=0).clamp(min=STD_FLOOR)
+        """Standard deviation of the observations, computed in float64, (obs_dim,) float32.
+
+        That of an entry that is constant but for rounding is its size, or 1 if that is 0.
+        """
+        std = self.observations.double().std(0, correction=0)
+        size = self.observations.abs().amax(0).double()
+        constant = std <= CONSTANT * size
+        return torch.where(constant, torch.where(size > 0, size, 1.0), std).float()
 
     def episode_returns(self) -> Tensor:
         """Undiscounted sum of each episode's rewards over its transitions, (episodes,) float64."""
@@ -222,28 +222,22 @@ class TransitionDataset:
         return torch.from_numpy(returns_of(rewards, ends))
 
     def sample(self, batch_size: int, generator: torch.Generator | None = None) -> TransitionBatch:
-        """`batch_size` transitions drawn with replacement, on the dataset's device.
-
-        `generator` must live on that device. Nothing here waits for the device.
-        """
+        """Draw with replacement; `generator` lives on the device, which nobody waits for."""
         index = self.draw_index(batch_size, generator)
         return self.at(index, self.draw_imitated(index, generator))
 
     def draw_index(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        """Which transitions `sample` takes, (batch_size,) int64."""
+        """Draw the transitions of a batch, (batch_size,) int64."""
         return torch.randint(len(self), (batch_size,), generator=generator, device=self.device)
 
     def draw_imitated(self, index: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Which transitions are imitated beside those of an index: the same, or as many others."""
+        """Draw the transitions that are imitated beside those of an index: the same, or others."""
         if self.weights is None:
             return index
         return draw_shares(self.weights.shares, len(index), generator)
 
     def at(self, index: Tensor, imitated: Tensor | None = None) -> TransitionBatch:
-        """The transitions of an index of any shape, (…): each column is (…) or (…, dim).
-
-        `imitated` is another such index, of those that are imitated.
-        """
+        """Gather transitions by an index of any shape, (…), and by another those imitated."""
 
         def rows(column: Tensor, index: Tensor) -> Tensor:
             return column.index_select(0, index.flatten()).view(*index.shape, *column.shape[1:])
@@ -263,14 +257,14 @@ class TransitionDataset:
         )
 
     def to(self, device: torch.device | str) -> TransitionDataset:
-        """The same dataset on `device`."""
+        """Move to a device."""
         moved = TransitionBatch.of(column.to(device) for column in self.transitions.recorded)
         weights = self.weights and self.weights.to(device)
         to_end = self.to_end and ReturnsToEnd(*(column.to(device) for column in self.to_end))
         return TransitionDataset(moved, self.episode_ends.to(device), self.info, weights, to_end)
 
     def replace(self, *, rewards: Tensor) -> TransitionDataset:
-        """The same transitions with other rewards, (N,); `info` keeps the recorded returns.
+        """Exchange the rewards, (N,); `info` keeps the recorded returns.
 
         Raises:
             InputError: `rewards` has another shape.
@@ -283,42 +277,13 @@ class TransitionDataset:
         return TransitionDataset(replaced, self.episode_ends, self.info, self.weights)
 
     def weighted_by_return(self, temperature: float) -> TransitionDataset:
-        """The same transitions, those of good episodes imitated more often, see `ReturnWeights`."""
+        """Imitate transitions of good episodes more often, see `ReturnWeights`."""
         weights = ReturnWeights.of(self.episode_returns(), self.episode_ends, temperature)
         return TransitionDataset(self.transitions, self.episode_ends, self.info, weights)
 
     def at_return_temperature(self, temperature: float) -> TransitionDataset:
-        """The same with weights of another temperature; as it is, where it has none."""
+        """Change the temperature of the weights, where there are weights."""
         weights = self.weights and self.weights.at(temperature)
         return TransitionDataset(
             self.transitions, self.episode_ends, self.info, weights, self.to_end
-        )
-
-
-def check_fits(
-    dataset: TransitionDataset, observation_space: Space[Any], action_space: Space[Any]
-) -> None:
-    """Refuse a dataset that was not recorded in an environment with these spaces.
-
-    Raises:
-        InputError: a space that is not a vector, another size, or an action further outside its
-            bounds than `BOUND_TOLERANCE` (the first one named).
-    """
-    for name, space, size in (
-        ("observations", observation_space, dataset.obs_dim),
-        ("actions", action_space, dataset.action_dim),
-    ):
-        if space.shape != (size,):
-            raise InputError(
-                f"the dataset's {name} have {size} entries, expected {space.shape} as in the "
-                f"environment's {space}; choose the environment that the data was recorded in"
-            )
-    low, high = (torch.as_tensor(getattr(action_space, end)) for end in ("low", "high"))
-    actions = dataset.actions.cpu()
-    outside = ((actions < low - BOUND_TOLERANCE) | (actions > high + BOUND_TOLERANCE)).any(1)
-    if outside.any():
-        row = int(outside.int().argmax())
-        raise InputError(
-            f"action {row} of the dataset is {actions[row].tolist()}, expected between "
-            f"{low.tolist()} and {high.tolist()}; rescale or clip the recorded actions"
         )

@@ -1,7 +1,7 @@
-"""Every key of an RL run, its type, its default and its range.
+"""Keys of an RL run with their types, defaults and ranges.
 
-Hydra composes `configs/` against these dataclasses, so a wrong key or type is refused; agents keep
-theirs beside their code.
+Hydra composes `configs/` against these dataclasses and refuses a wrong key or type. Those of an
+agent stand in its file, those of a task in `tasks.py`.
 """
 
 from __future__ import annotations
@@ -10,35 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from cmpolicy.agents import AGENTS
+from cmpolicy.agents.ding_jin import published
 from cmpolicy.cli.run_config import RunConfig, check_positive, check_seed
-
-
-@dataclass
-class EnvConfig:
-    """A task: where its data is, and where a policy for it is evaluated.
-
-    Attributes:
-        name: what the run and the results call it.
-        id: Gymnasium id of the evaluation environment; null for the one that belongs to the data.
-        d4rl_id, d4rl_env_id: the D4RL dataset, and the environment that its data goes with.
-        max_episode_steps: where D4RL cuts the episodes of that environment, if not where Gymnasium
-            does; null for Gymnasium's.
-        minari_id: the Minari dataset.
-        reward: a name in `cmpolicy.datasets.rewards`.
-        ding_jin: published per-task settings of Consistency-AC, read by `agent=ac_ding_jin`.
-    """
-
-    name: str = MISSING
-    id: str | None = None
-    d4rl_id: str | None = None
-    d4rl_env_id: str | None = None
-    max_episode_steps: int | None = None
-    minari_id: str | None = None
-    reward: str = "none"
-    ding_jin: dict[str, Any] = field(default_factory=dict)
+from cmpolicy.rl.tasks import TASKS, EnvConfig
 
 
 @dataclass
@@ -62,14 +39,24 @@ class EvalConfig:
         every: updates between two evaluations.
         episodes: of each evaluation during training.
         final_episodes: of the evaluation of the last and the best checkpoint at the end.
+        parallel: how many environments exist at once: ``auto`` for one an episode, or as many as
+            can be made; 1 where they share a port, a licence or a robot.
     """
 
     every: int = 10_000
     episodes: int = 10
     final_episodes: int = 20
+    parallel: Any = "auto"
 
     def __post_init__(self) -> None:
         check_positive(self, "every", "episodes", "final_episodes")
+        if self.parallel != "auto" and (type(self.parallel) is not int or self.parallel < 1):
+            raise ValueError(f"eval.parallel must be auto or at least 1, got {self.parallel!r}")
+
+    @property
+    def instances(self) -> int | None:
+        """How many environments exist at once; None for one an episode."""
+        return None if self.parallel == "auto" else int(self.parallel)
 
 
 @dataclass
@@ -151,7 +138,10 @@ class RLConfig(RunConfig):
         return [replace(self, seed=seed, seeds=None) for seed in self.seeds]
 
 
+OmegaConf.register_new_resolver("published", published, replace=True)
 store = ConfigStore.instance()
 store.store(name="rl_schema", node=RLConfig)
+for task in TASKS.values():
+    store.store(group="env", name=task.name, node=task)
 for name, agent in AGENTS.items():
     store.store(group="agent", name=f"{name}_schema", node=agent.Config)

@@ -1,63 +1,160 @@
-"""Gymnasium environments with flat observations, as a dataset has them."""
+"""Gymnasium environments as policies see them: vectors of observations and bounded actions."""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
+import shlex
+import sys
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import gymnasium
-from gymnasium.envs.registration import EnvSpec
-from gymnasium.spaces import Box
-from gymnasium.wrappers import FilterObservation, FlattenObservation
+import numpy as np
+from gymnasium.envs.registration import registry
+from gymnasium.spaces import Box, Dict
 
+from cmpolicy.array_types import FloatArray
+from cmpolicy.datasets.dict_observations import chosen_keys, flatten, vector_at
 from cmpolicy.errors import InputError
 
+log = logging.getLogger("cmpolicy")
+
 ROBOTICS = ("Adroit", "AntMaze", "PointMaze", "FrankaKitchen")
+LOADERS = ("GymV21", "GymV26")  # make what their keyword arguments name
+DEFAULT_TIME_LIMIT = 1000  # steps, where neither the environment nor the user says one
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A recipe for an environment.
+    """Recipe for an environment.
 
     Attributes:
-        id: Gymnasium's.
-        spec: JSON of a full `EnvSpec`, as Minari records it, in place of the id's defaults.
-        layout: how an observation that is a dictionary becomes a vector: ``minari`` puts all of
-            it end to end by sorted key; ``d4rl`` has position and observation, no goal.
-        max_episode_steps: where episodes are cut; None for where the id or the spec has it.
+        id: Gymnasium's; with a module, `module:Id`, which is imported.
+        kwargs: keyword arguments of `gymnasium.make`.
+        wrappers: recorded ones, as ``{"name": …, "kwargs": …}``: names in `gymnasium.wrappers`.
+        observation_keys: entries of an observation that is a dictionary, in the order in which
+            they form the vector; None for all in the space's own order.
+        max_episode_steps: where episodes are cut; None for the registered limit.
+        parallel: how many instances exist at once in evaluations; None for one an episode.
+        from_data: a dataset or a run directory names it, not the user: nothing is imported.
     """
 
     id: str
-    spec: str | None = None
-    layout: str = "minari"
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    wrappers: list[dict[str, Any]] = field(default_factory=list)
+    observation_keys: list[str] | None = None
     max_episode_steps: int | None = None
+    parallel: int | None = None
+    from_data: bool = False
 
     def make(self, **kwargs: Any) -> gymnasium.Env[Any, Any]:
-        """The environment.
+        """Make an instance.
 
         Raises:
             InputError: if there is no such environment, its package is missing, or its spaces
-                are not a vector of observations and bounded vectors of actions.
+                are not a vector of observations and a bounded vector of actions.
         """
+        self.refuse_modules_of_data()
         if self.id.startswith(ROBOTICS):
             register_robotics(self.id)
         try:
             with warnings.catch_warnings():
-                # D4RL's data belongs to -v4 on purpose; that a newer version exists is no news.
+                # D4RL's data belong to -v4 on purpose: that a newer version exists is no news.
                 warnings.filterwarnings("ignore", message=".*is out of date.*")
-                spec = EnvSpec.from_json(self.spec) if self.spec else self.id
-                env = gymnasium.make(spec, max_episode_steps=self.max_episode_steps, **kwargs)
-        except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
+                options = {**self.kwargs, **kwargs}
+                env = gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **options)
+                for wrapper in self.wrappers:
+                    env = recorded_wrapper(wrapper["name"])(env, **(wrapper.get("kwargs") or {}))
+        except (gymnasium.error.Error, ImportError, TypeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
+            if self.from_data:
+                reason += (
+                    f"; give env.id=MODULE:{self.id}, where MODULE registers it, or env.id=none"
+                )
             raise InputError(f"cannot make environment {self.id!r}: {reason}") from error
-        if isinstance(env.observation_space, gymnasium.spaces.Dict):
-            if self.layout == "d4rl":
-                env = FilterObservation(env, ["achieved_goal", "observation"])
-            env = FlattenObservation(env)
+        if isinstance(env.observation_space, Dict):
+            env = FlattenDict(env, self.observation_keys)
         check_spaces(self.id, env)
         return env
+
+    def refuse_modules_of_data(self) -> None:
+        """Raise InputError if a dataset or a run directory names what would be imported."""
+        if self.from_data and (":" in self.id or self.id.startswith(LOADERS)):
+            command = shlex.join(["python", *sys.orig_argv[1:], f"env.id={self.id}"])
+            raise InputError(
+                f"the data or the run name the environment {self.id}, whose module would be "
+                f"imported; if you trust it, say so: {command}"
+            )
+
+    def probed(self) -> tuple[Environment, gymnasium.Env[Any, Any]]:
+        """Make an instance, and complete the recipe by what it says of itself.
+
+        Where no time limit is known `DEFAULT_TIME_LIMIT` becomes it, with a warning: an episode
+        that never ends would hang an evaluation.
+        """
+        env = self.make()
+        keys = env.keys if isinstance(env, FlattenDict) else None
+        limit = self.max_episode_steps
+        if limit is None and (env.spec is None or env.spec.max_episode_steps is None):
+            limit = DEFAULT_TIME_LIMIT
+            log.warning(
+                "%s has no time limit: its episodes are cut after %d steps; give "
+                "env.max_episode_steps for another limit",
+                *(self.id, limit),
+            )
+        return replace(self, observation_keys=keys, max_episode_steps=limit), env
+
+
+def registered_limit(env_id: str | None) -> int | None:
+    """Look up the time limit of a registered environment; None where there is none.
+
+    The part before a colon is imported, as `gymnasium.make` does: for ids of the user alone.
+    """
+    module, _, name = (env_id or "").rpartition(":")
+    if name.startswith(ROBOTICS) and importlib.util.find_spec("gymnasium_robotics"):
+        register_robotics(name)
+    if module:
+        importlib.import_module(module)
+    return registry[name].max_episode_steps if name in registry else None
+
+
+class FlattenDict(gymnasium.ObservationWrapper[FloatArray, Any, Any]):
+    """Observations of a dictionary as one vector, as `datasets.dict_observations` puts them."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], keys: list[str] | None) -> None:
+        super().__init__(env)
+        space = cast("Dict", env.observation_space)
+        self.keys = chosen_keys(space.spaces, keys)
+        boxes = {key: vector_at(space, key) for key in self.keys}
+        for key, box in boxes.items():
+            if not isinstance(box, Box) or len(box.shape) != 1:
+                raise InputError(f"observation {key!r} is {box}, expected a vector (Box)")
+        low, high = (
+            np.concatenate([getattr(box, end) for box in boxes.values()]) for end in ("low", "high")
+        )
+        self.observation_space = Box(low, high, dtype=low.dtype.type)
+
+    def observation(self, observation: Any) -> FloatArray:
+        """Flatten."""
+        return flatten(observation, self.keys)
+
+
+def recorded_wrapper(name: str) -> Any:
+    """Find a wrapper of observations, actions or rewards in Gymnasium; data name no others.
+
+    Raises:
+        InputError: for another name.
+    """
+    kinds = (gymnasium.ObservationWrapper, gymnasium.ActionWrapper, gymnasium.RewardWrapper)
+    wrapper = getattr(gymnasium.wrappers, name, None)
+    if isinstance(wrapper, type) and issubclass(wrapper, kinds):
+        return wrapper
+    raise InputError(
+        f"the data were recorded with the wrapper {name}, which is not one of Gymnasium's for "
+        "observations, actions or rewards; give env.id= of an environment that has it"
+    )
 
 
 def register_robotics(env_id: str) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from cmpolicy.agents import Agent
@@ -18,15 +17,19 @@ from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 from cmpolicy.errors import InputError
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.environments import Environment
+from cmpolicy.rl.rollout import EnvironmentFailure, Episode
 
 log = logging.getLogger("cmpolicy")
 
-FIRST_SEED = 2**48  # of episodes; those of evaluations are far below
+# Seeds of episodes: apart from those of evaluations, and below 2³¹, which old simulators take.
+FIRST_SEED = 2**30
+SEEDS_A_RUN = 2**20
+MOST_FAILURES = 10  # episodes in succession
 RECENT = 10  # episodes whose mean return is told
 
 
 class OnlineData:
-    """What the loop draws from: the data alone first, then the environment as well.
+    """Source of the loop's batches: the data alone first, then the environment as well.
 
     From update `config.steps` on, the agent does a step of the environment before every
     `online.updates_per_step` updates. It explores by sampling, from torch's global generator.
@@ -58,20 +61,21 @@ class OnlineData:
         self.learner, self.offline, self.transform = learner, offline, transform
         self.offline_updates = config.steps
         self.updates_per_step = config.online.updates_per_step
-        self.first_seed = FIRST_SEED + config.seed * 2**24
+        self.first_seed = FIRST_SEED + config.seed * SEEDS_A_RUN % 2**30
         beside = offline.at_return_temperature(config.online.return_temperature)
         self.buffer = ReplayBuffer(
             beside, config.online.steps, learner.config.n_step, learner.config.discount
         )
         self.env = environment.make()
-        self.observation: npt.NDArray[np.float32] | None = None  # None between two episodes
+        self.episode: Episode | None = None  # None between two
         self.rewards: list[float] = []  # of the episode in progress
         self.returns: list[float] = []
         self.begun = 0  # episodes
+        self.failed = self.in_succession = 0  # of them, with values that are not finite
         self.updates: int | None = None
 
     def sample(self, batch_size: int) -> TransitionBatch:
-        """A batch, after a step of the environment where one is due."""
+        """Draw a batch, after a step of the environment where one is due."""
         if self.updates is None:
             self.updates = int(self.learner.step)
         online = self.updates - self.offline_updates
@@ -81,36 +85,54 @@ class OnlineData:
         return (self.offline if online < 0 else self.buffer).sample(batch_size)
 
     def act(self) -> None:
-        """One step of the environment, into the buffer."""
-        if self.observation is None:
-            self.reset()
-        assert self.observation is not None
-        before = self.observation
+        """Do one step of the environment, into the buffer."""
+        if self.episode is None:
+            self.begin_episode()
+        episode = self.episode
+        assert episode is not None
+        before = episode.observation
         action = self.learner.act(before[None], mode_of=1)[0]
-        terminal, end = self.step(action)
+        episode.step(action)
+        if episode.failed:
+            self.abandon_episode()
+            return
+        self.rewards.append(episode.reward)
         self.buffer.add(
             torch.from_numpy(before),
             torch.from_numpy(action),
-            self.transform(torch.tensor(self.rewards[-1], device=self.learner.step.device)),
-            torch.from_numpy(self.observation),
-            terminal,
-            end,
+            self.transform(torch.tensor(episode.reward, device=self.learner.step.device)),
+            torch.from_numpy(episode.observation),
+            episode.terminated,
+            episode.over,
         )
-        if end:
+        if episode.over:
             self.finish_episode()
 
-    def reset(self) -> None:
+    def begin_episode(self) -> None:
         """Begin an episode; its number is its seed, so that it can be repeated."""
-        observation, _ = self.env.reset(seed=self.first_seed + self.begun)
-        self.observation, self.rewards = np.array(observation, np.float32), []
-        self.begun += 1
+        self.rewards = []
+        while self.episode is None:
+            self.episode = Episode(self.env, self.first_seed + self.begun)
+            self.begun += 1
+            if self.episode.failed:
+                self.abandon_episode()
 
-    def step(self, action: npt.NDArray[np.float32]) -> tuple[bool, bool]:
-        """Do an action: (the environment ended the episode, it ended at all)."""
-        observation, reward, terminated, truncated, _ = self.env.step(action)
-        self.observation = np.array(observation, np.float32)
-        self.rewards.append(float(reward))
-        return bool(terminated), bool(terminated or truncated)
+    def abandon_episode(self) -> None:
+        """Begin another one: a value was not finite, and nothing of that step is stored.
+
+        Raises:
+            EnvironmentFailure: for the `MOST_FAILURES`th in succession.
+        """
+        self.failed += 1
+        self.in_succession += 1
+        log.warning("a reward or an observation was not finite; another episode begins")
+        if self.in_succession == MOST_FAILURES:
+            raise EnvironmentFailure(
+                f"a reward or an observation was not finite in {MOST_FAILURES} episodes in "
+                f"succession, the last of seed {self.first_seed + self.begun - 1}"
+            )
+        self.buffer.abandon_episode()
+        self.episode = None
 
     def finish_episode(self) -> None:
         """Count its return, which may be larger than any in the data."""
@@ -119,7 +141,8 @@ class OnlineData:
         ends[-1] = True
         self.learner.widen_limits(rewards, ends)
         self.returns.append(sum(self.rewards))
-        self.observation = None
+        self.in_succession = 0
+        self.episode = None
 
     def scalars(self) -> dict[str, float]:
         """For the log; nothing while the environment has not begun."""
@@ -137,6 +160,7 @@ class OnlineData:
             "updates_per_step": self.updates_per_step,
             "environment_steps": self.buffer.size,
             "episodes": len(self.returns),
+            "failed_episodes": self.failed,
             "recent_mean_return": float(np.mean(self.returns[-RECENT:])) if self.returns else None,
         }
 
@@ -163,7 +187,7 @@ class OnlineData:
             )
         self.buffer.load_training_state(state["buffer"])
         self.returns, self.begun = list(state["returns"]), state["begun"]
-        self.observation, self.updates = None, None
+        self.episode, self.updates = None, None
         if self.buffer.begin < self.buffer.size:
             self.repeat_episode()
 
@@ -171,15 +195,16 @@ class OnlineData:
         """Bring the environment to where the episode in progress was, by its seed and actions."""
         done = slice(self.buffer.begin, self.buffer.size)
         self.begun -= 1
-        self.reset()
-        ended = False
+        self.begin_episode()
+        episode = self.episode
+        assert episode is not None
         for action in self.buffer.online.actions[done].cpu().numpy():
-            _, ended = self.step(action)
-            if ended:
+            episode.step(action)
+            if episode.over:
                 break
+            self.rewards.append(episode.reward)
         recorded = self.buffer.online.next_observations[done][-1].cpu().numpy()
-        assert self.observation is not None
-        if ended or not np.array_equal(self.observation, recorded):
+        if episode.over or not np.array_equal(episode.observation, recorded):
             log.warning("this environment does not repeat itself; an episode begins anew")
             self.buffer.abandon_episode()
-            self.observation = None
+            self.episode = None

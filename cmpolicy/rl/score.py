@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,13 +14,15 @@ from cmpolicy.rl.rollout import Act, Episodes, roll_out, roll_out_seeds
 
 @dataclass(frozen=True)
 class Score:
-    """The outcome of an evaluation.
+    """Outcome of an evaluation.
 
     Attributes:
         mean_return, return_standard_error: in the environment's reward.
         normalized_score, score_standard_error: 0 is random and 100 the reference expert's mean
             return; None where no reference is known.
         episodes: how many, and `mean_length` their mean number of steps.
+        failed_episodes: those with a reward or an observation that was not finite; not counted in
+            the means, and an evaluation that has any is never the best.
     """
 
     mean_return: float
@@ -28,9 +31,14 @@ class Score:
     score_standard_error: float | None
     episodes: int
     mean_length: float
+    failed_episodes: int = 0
 
     def __str__(self) -> str:
+        if self.episodes == 0:
+            return "no score: trained without an environment"
         error = f"± {self.return_standard_error:.1f} over {self.episodes} episodes"
+        if self.failed_episodes:
+            error += f", {self.failed_episodes} of them NOT FINITE and left out"
         text = f"return {self.mean_return:.1f} {error}"
         if self.normalized_score is None:
             return text
@@ -40,6 +48,10 @@ class Score:
     @property
     def headline(self) -> float:
         """What checkpoints are compared by: the normalised score, or else the return."""
+        if self.failed_episodes:
+            return -math.inf
+        if self.episodes == 0:
+            return 0.0
         return self.mean_return if self.normalized_score is None else self.normalized_score
 
 
@@ -54,7 +66,11 @@ def score_of(episodes: Episodes, references: tuple[float, float] | None) -> Scor
         score_standard_error=100 * error / (high - low) if references else None,
         episodes=len(episodes.returns),
         mean_length=float(episodes.lengths.mean()),
+        failed_episodes=episodes.failed,
     )
+
+
+NO_SCORE = Score(math.nan, math.nan, None, None, episodes=0, mean_length=0.0)
 
 
 def evaluate_agent(
@@ -67,7 +83,7 @@ def evaluate_agent(
 ) -> Score:
     """Roll out and score; the policy's noise has a generator of its own, seeded by `seed`."""
     generator = torch.Generator(device=device).manual_seed(seed)
-    rolled = roll_out(act_with(generator), env.make, episodes, seed)
+    rolled = roll_out(act_with(generator), env.make, episodes, seed, env.parallel)
     return score_of(rolled, references)
 
 
@@ -81,5 +97,5 @@ def evaluate_agents(
 ) -> list[Score]:
     """`evaluate_agent` for each of R seeds; one call of what acts for all, (R, N, …), a step."""
     generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
-    rolled = roll_out_seeds(act_with(generators), env.make, episodes, seeds)
+    rolled = roll_out_seeds(act_with(generators), env.make, episodes, seeds, env.parallel)
     return [score_of(each, references) for each in rolled]

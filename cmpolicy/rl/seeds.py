@@ -58,6 +58,7 @@ class OfflineRLSeeds:
     def scores(self, episodes: int, seeds: Sequence[int]) -> list[Score]:
         """Evaluate the agents as they stand, all at once."""
         env, references = self.tasks[0].env, self.tasks[0].references
+        assert env is not None, "seeds= refuses env.id=none"
         act_with = self.learner.act_with
         return evaluate_agents(act_with, env, references, episodes, seeds, self.device)
 

@@ -7,31 +7,37 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 
 from cmpolicy.agents import AGENTS, Agent, Spaces
-from cmpolicy.datasets.reference_scores import reference_scores
 from cmpolicy.datasets.resolve import resolve_dataset
 from cmpolicy.datasets.rewards import reward_transform
-from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset, check_fits
+from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.errors import InputError
-from cmpolicy.rl.config import EnvConfig, RLConfig
-from cmpolicy.rl.environments import Environment
+from cmpolicy.rl.config import RLConfig
+from cmpolicy.rl.environments import Environment, registered_limit
+from cmpolicy.rl.evaluation_environment import (
+    NO_ENVIRONMENT,
+    evaluation_env,
+    fitting_spaces,
+    references_of,
+    refuse_environment_keys,
+    spaces_of_data,
+)
 from cmpolicy.rl.learning_curve import draw_learning_curve
 from cmpolicy.rl.online import OnlineData
 from cmpolicy.rl.rollout import Act
-from cmpolicy.rl.score import Score, evaluate_agent
+from cmpolicy.rl.score import NO_SCORE, Score, evaluate_agent
 from cmpolicy.training.loop import Evaluation
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
 
 EPISODES_AT_MOST = 1_000  # of one evaluation: its episodes have consecutive seeds
-SEEDS_A_RUN = 1_000_000  # far below the 2³¹ that old simulators take
+SEEDS_A_RUN = 1_000_000
 
 
 class OfflineRL:
@@ -40,7 +46,7 @@ class OfflineRL:
     Attributes:
         dataset: on the device, rewards transformed; with `online.steps` the environment beside it.
         learner: the agent.
-        env: the evaluation environment.
+        env: the evaluation environment; None for none.
         references: D4RL's (minimum, maximum) return, or None.
         seeds_at_once: how many share the device and the time of an update.
 
@@ -58,21 +64,29 @@ class OfflineRL:
             )
         dataset = resolve_dataset(
             env.name,
-            d4rl_id=env.d4rl_id,
-            minari_id=env.minari_id,
-            source=config.dataset.source,
-            path=config.dataset.path,
+            env.d4rl_id,
+            env.minari_id,
+            config.dataset.source,
+            config.dataset.path,
+            max_episode_steps=env.max_episode_steps,
+            registered_limit=registered_limit(env.id),
         )
         self.info = dataset.info
-        self.env = evaluation_env(env, dataset.info)
-        self.references = references_of(self.env.id, dataset.info)
-        self.spaces = fitting_spaces(self.env, dataset)
+        self.env: Environment | None = None
+        self.references: tuple[float, float] | None = None
+        if env.id == NO_ENVIRONMENT:
+            refuse_environment_keys(config)
+            self.spaces = spaces_of_data(dataset)
+        else:
+            environment = evaluation_env(env, dataset.info, config.eval.instances)
+            self.env, self.spaces = fitting_spaces(environment, dataset)
+            self.references = references_of(self.env.id, dataset.info)
         self.learner = build_agent(config, self.spaces).to(device)
         dataset = dataset.to(device)
         transform = reward_transform(dataset, env.reward)
         data = self.learner.prepare(dataset.replace(rewards=transform(dataset.rewards)))
         self.dataset: TransitionDataset | OnlineData = data
-        if config.online.steps:
+        if config.online.steps and self.env is not None:
             self.dataset = OnlineData(config, self.learner, data, self.env, transform)
         self.announce()
 
@@ -86,13 +100,14 @@ class OfflineRL:
     def announce(self) -> None:
         """Say what is trained on what; loudly, where scores do not compare."""
         info = self.info
-        log.info("evaluation: %s   agent: %s", self.env.id, self.config.agent.name)
+        env_id = self.env.id if self.env else "none, no scores"
+        log.info("evaluation: %s   agent: %s", env_id, self.config.agent.name)
         if self.config.online.steps:
             log.info(
                 "online: after %d updates %d steps of %s, %d updates each",
                 self.config.steps,
                 self.config.online.steps,
-                self.env.id,
+                env_id,
                 self.config.online.updates_per_step,
             )
         if not info.comparable and info.source != "sample":  # which has warned already
@@ -103,6 +118,8 @@ class OfflineRL:
 
     def score(self, episodes: int, seed: int) -> Score:
         """Evaluate the learner as it stands."""
+        if self.env is None:
+            return NO_SCORE
         return evaluate_agent(
             act_with(self.learner), self.env, self.references, episodes, seed, self.device
         )
@@ -118,12 +135,17 @@ class OfflineRL:
     def eval_seed(self, step: int) -> int:
         """Seed of the first episode, and of the noise, of the evaluation after `step` updates."""
         evaluation = step // self.config.eval.every
-        return SEEDS_A_RUN * (self.config.seed + 1) + EPISODES_AT_MOST * (evaluation % 800)
+        return self.first_seed + EPISODES_AT_MOST * (evaluation % 800)
 
     @property
     def final_seed(self) -> int:
         """Seed of the first episode of the evaluations at the end."""
-        return SEEDS_A_RUN * (self.config.seed + 1) + EPISODES_AT_MOST * 900
+        return self.first_seed + EPISODES_AT_MOST * 900
+
+    @property
+    def first_seed(self) -> int:
+        """First of the run's environment seeds, which end below 2³⁰."""
+        return SEEDS_A_RUN * (1 + self.config.seed % (2**30 // SEEDS_A_RUN - 1))
 
     def data_score(self) -> float:
         """The mean of the data's own episodes, in the unit of the learning curve."""
@@ -163,14 +185,15 @@ class OfflineRL:
             remark: at the end of the title.
         """
         normalized = self.references is not None
+        mean = "eval/normalized_score" if normalized else "eval/mean_return"
         key = "eval/score_standard_error" if normalized else "eval/return_standard_error"
         path = run.path / "learning_curve.png"
         data = f"{self.info.dataset_id} ({self.info.source})"
         draw_learning_curve(
             path,
             [e.step for e in evaluations],
-            [e.score for e in evaluations],
-            [e.scalars[error or key] for e in evaluations],
+            [e.scalars.get(mean, np.nan) for e in evaluations],
+            [e.scalars.get(error or key, np.nan) for e in evaluations],
             title=f"{self.config.agent.name} on {data}{remark}",
             ylabel="normalised score" if normalized else "return",
             data_mean=self.data_score() if np.isfinite(self.info.mean_return) else None,
@@ -194,7 +217,7 @@ class OfflineRL:
             "seeds_at_once": self.seeds_at_once,
             "dataset": dataset,
             **online,
-            "environment": {**asdict(self.env), "reference_returns": self.references},
+            "environment": self.env and {**asdict(self.env), "reference_returns": self.references},
             "spaces": self.spaces._asdict(),
         }
 
@@ -208,7 +231,9 @@ def build_agent(config: RLConfig, spaces: Spaces) -> Agent:
 
 
 def evaluation_of(score: Score, step: int) -> Evaluation:
-    """A score as the loop takes it."""
+    """Give a score as the loop takes it; no scalars where there is none."""
+    if score.episodes == 0:
+        return Evaluation(step, score.headline, {})
     scalars = {f"eval/{k}": float(v) for k, v in asdict(score).items() if v is not None}
     return Evaluation(step, score.headline, scalars)
 
@@ -227,39 +252,3 @@ def act_with(
         )
 
     return bind
-
-
-def evaluation_env(env: EnvConfig, info: DatasetInfo) -> Environment:
-    """The configured environment, else the one recorded with the data, else D4RL's.
-
-    Raises:
-        InputError: if none is known.
-    """
-    layout = "d4rl" if info.source.startswith("d4rl") else "minari"
-    limit = None if info.env_spec else env.max_episode_steps
-    if env.id is None and info.env_id is not None:
-        return Environment(info.env_id, info.env_spec, layout, limit)
-    env_id = env.id or env.d4rl_env_id
-    if env_id is None:
-        raise InputError(
-            f"{info.dataset_id} does not say which environment it is from; give env.id="
-        )
-    return Environment(env_id, None, layout, limit)
-
-
-def references_of(env_id: str, info: DatasetInfo) -> tuple[float, float] | None:
-    """D4RL's reference returns of the environment, else those recorded with the data."""
-    if info.ref_min_score is not None and info.ref_max_score is not None:
-        return info.ref_min_score, info.ref_max_score
-    return reference_scores(env_id)
-
-
-def fitting_spaces(environment: Environment, dataset: TransitionDataset) -> Spaces:
-    """The environment's spaces, which the dataset is held against."""
-    env = environment.make()
-    try:
-        check_fits(dataset, env.observation_space, env.action_space)
-        actions = cast("Box", env.action_space)  # as `make` has checked
-        return Spaces(dataset.obs_dim, actions.low.tolist(), actions.high.tolist())
-    finally:
-        env.close()

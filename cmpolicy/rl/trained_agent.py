@@ -1,7 +1,8 @@
-"""The agent of a run that has ended, and what the run says of itself."""
+"""The agent of a finished run, and what the run's files say of it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,12 +17,25 @@ from cmpolicy.training.run_directory import RunDirectory
 
 
 class RunRecord(NamedTuple):
-    """What a run says of itself."""
+    """What a run says of itself; `env` is None if it was trained without an environment."""
 
-    env: Environment
+    env: Environment | None
     references: tuple[float, float] | None
     spaces: Spaces
     comparable: bool
+
+    def environment(self, env_id: str | None = None) -> Environment:
+        """Give the environment of the run, or `env_id`, by which the user also trusts its module.
+
+        Raises:
+            InputError: neither is known.
+        """
+        if env_id is not None:
+            recorded = self.env or Environment(env_id)
+            return replace(recorded, id=env_id, from_data=False).probed()[0]
+        if self.env is None:
+            raise InputError("the run was trained without an environment; give env.id=ID")
+        return self.env
 
 
 def read_record(directory: RunDirectory) -> RunRecord:
@@ -38,10 +52,12 @@ def read_record(directory: RunDirectory) -> RunRecord:
             f"{runs}"
         )
     try:
-        described = dict(results["environment"])
-        references = described.pop("reference_returns")
+        described = dict(results["environment"] or {})
+        references = described.pop("reference_returns", None)
+        if described and not isinstance(described["id"], str):
+            raise TypeError(f"environment.id is {described['id']!r}")
         return RunRecord(
-            Environment(**described),
+            Environment(**{**described, "from_data": True}) if described else None,
             (references[0], references[1]) if references else None,
             Spaces(**results["spaces"]),
             results["dataset"]["comparable"],

@@ -80,7 +80,7 @@ def write_minari(create_minari: Callable[..., Path]) -> Callable[..., Path]:
         nexts = arrays.get("next_observations", np.roll(obs, -1, axis=0))
         episodes, begin = [], 0
         for last in np.flatnonzero(ended | cut).tolist():
-            end = last if cut[last] else last + 1
+            end = last if cut[last] and "next_observations" not in arrays else last + 1
             if end > begin:
                 episodes.append(
                     {
@@ -88,7 +88,7 @@ def write_minari(create_minari: Callable[..., Path]) -> Callable[..., Path]:
                         "actions": arrays["actions"][begin:end],
                         "rewards": arrays["rewards"][begin:end],
                         "terminations": ended[begin:end],
-                        "truncations": np.arange(begin, end) + 1 == last,
+                        "truncations": np.arange(begin, end) == end - 1,
                     }
                 )
             begin = last + 1

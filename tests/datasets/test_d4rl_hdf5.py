@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -40,18 +41,31 @@ def test_next_observations_are_read(tmp_path, recorded, write_hdf5):
     assert torch.equal(dataset.next_observations, dataset.observations + 100)
 
 
-def test_a_file_without_timeouts_is_cut_by_length(tmp_path, recorded, write_hdf5, caplog):
-    del recorded["timeouts"], recorded["terminals"]
-    recorded["terminals"] = np.zeros(60, bool)
-    path = write_hdf5(tmp_path / "mine.hdf5", recorded)
-    assert len(load_hdf5(path)) == 59
-    assert "has no timeouts" in caplog.text
-    assert len(load_hdf5(path, max_episode_steps=10)) == 54
-    caplog.clear()
+@pytest.mark.parametrize(
+    ("columns", "limits", "env_id", "kept", "logged"),
+    [
+        ((), {}, None, 599, "has no timeouts: every row is taken .* env.max_episode_steps=N"),
+        ((), {"max_episode_steps": 10, "registered_limit": 20}, "Pendulum-v1", 540, "every 10"),
+        ((), {"registered_limit": 20}, "Pendulum-v1", 570, "every 20 steps, .* of env.id"),
+        ((), {}, "Pendulum-v1", 597, "every 200 steps, the limit of Pendulum-v1"),
+        (("timeouts",), {"max_episode_steps": 10}, None, 560, "end where its timeouts say"),
+        (("next_observations",), {"max_episode_steps": 10}, None, 600, "its next_observations say"),
+    ],
+)
+def test_where_episodes_are_cut_is_decided_once_and_logged(
+    tmp_path, recorded, write_hdf5, caplog, columns, limits, env_id, kept, logged
+):
+    caplog.set_level("INFO", logger="cmpolicy")
+    recorded["next_observations"] = recorded["observations"] + 1
+    recorded["terminals"][:] = False
+    for column in {"timeouts", "next_observations"} - set(columns):
+        del recorded[column]
     tiled = {key: np.concatenate([values] * 10) for key, values in recorded.items()}
-    write_hdf5(path, tiled, env_id="Pendulum-v1")  # cut after 200 steps
-    assert len(load_hdf5(path)) == 597
-    assert caplog.text == ""
+    attributes = {"env_id": env_id} if env_id else {}
+    path = write_hdf5(tmp_path / "mine.hdf5", tiled, **attributes)
+    assert len(load_hdf5(path, **limits)) == kept
+    [record] = caplog.records
+    assert re.search(logged, record.getMessage())
 
 
 def test_no_file_and_no_hdf5(tmp_path):
@@ -102,6 +116,51 @@ def test_a_missing_key_says_what_is_there(tmp_path, recorded, write_hdf5):
         load_hdf5(path)
 
 
+@pytest.mark.parametrize("way", ["external link", "soft link", "external storage", "virtual"])
+def test_nothing_outside_the_file_is_read(tmp_path, recorded, write_hdf5, way):
+    path, other = tmp_path / "mine.hdf5", tmp_path / "other.hdf5"
+    write_hdf5(other, {"rewards": recorded.pop("rewards")})
+    with h5py.File(write_hdf5(path, recorded), "a") as file:
+        if way == "external link":
+            file["rewards"] = h5py.ExternalLink(str(other), "rewards")
+        elif way == "soft link":
+            file["rewards"] = h5py.SoftLink("/observations")
+        elif way == "external storage":
+            stored = [(str(other), 0, h5py.h5f.UNLIMITED)]
+            file.create_dataset("rewards", shape=(60,), dtype="f4", external=stored)
+        else:
+            layout = h5py.VirtualLayout((60,), "f4")
+            layout[:] = h5py.VirtualSource(str(other), "rewards", (60,))
+            file.create_virtual_dataset("rewards", layout)
+    with pytest.raises(InputError, match=r"mine\.hdf5: /rewards (is a link|takes its values)"):
+        load_hdf5(path)
+
+
+def test_declared_sizes_are_checked_before_memory_is_taken(tmp_path, recorded, write_hdf5):
+    path = write_hdf5(tmp_path / "huge.hdf5", {})
+    for rows, said in ((10**9, r"declares arrays of \d+\.\d GB in a file of \d+ kB"), (60, None)):
+        with h5py.File(path, "w") as file:
+            for key, values in recorded.items():
+                shape = (rows, *values.shape[1:])
+                file.create_dataset(key, shape, values.dtype, chunks=True)  # never written
+        if said:
+            with pytest.raises(InputError, match=said):
+                load_hdf5(path)
+        else:
+            assert len(load_hdf5(path)) == 59
+    with h5py.File(path, "a") as file:
+        del file["rewards"]
+        file.create_dataset("rewards", (10**9,), "i1", chunks=True)
+    with pytest.raises(InputError, match=r"differ in length: .*rewards \(1000000000,\)"):
+        load_hdf5(path)
+
+
+def test_one_transition_is_no_data(tmp_path, recorded, write_hdf5):
+    two = {key: values[:2] for key, values in recorded.items()}
+    with pytest.raises(InputError, match=r"mine\.hdf5: 1 of 2 rows are transitions.*at least 2"):
+        load_hdf5(write_hdf5(tmp_path / "mine.hdf5", two))
+
+
 def test_wrong_arrays_name_the_file(tmp_path, recorded, write_hdf5):
     recorded["rewards"][9] = np.nan
     path = write_hdf5(tmp_path / "mine.hdf5", recorded)
@@ -133,7 +192,7 @@ def test_recorded_files(name):
     dataset = load_hdf5(path)
     with h5py.File(path) as file:
         dropped = np.asarray(file["timeouts"]).sum()
-        assert len(dataset) == len(file["rewards"]) - dropped
+        assert len(dataset) == len(file["rewards"]) - dropped  # the last row is always one
         assert dataset.info.mean_return == pytest.approx(file.attrs["mean_return"], rel=0.005)
         assert dataset.terminals.sum() == np.asarray(file["terminals"]).sum()
     # consecutive transitions of an episode join up

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,3 +50,15 @@ def test_what_cannot_be_scaled_is_refused(dataset):
         transform_rewards(flat, "normalize")
     with pytest.raises(InputError, match="all episodes return the same"):
         transform_rewards(flat, "iql_locomotion")
+
+
+def test_one_absurd_return_does_not_shrink_all_rewards():
+    rewards = np.arange(20.0)
+    one = np.ones((20, 1))
+    usual, spoilt = (
+        TransitionDataset.from_arrays(one, one, values, np.ones(20))
+        for values in (rewards, np.append(rewards[:-1], 1e9))
+    )
+    scaled = [transform_rewards(data, "iql_locomotion").rewards[1] for data in (usual, spoilt)]
+    assert float(scaled[0]) == pytest.approx(1000 / 19)
+    assert float(scaled[1]) == pytest.approx(1000 / 18)

@@ -1,58 +1,80 @@
 from __future__ import annotations
 
-import gymnasium as gym
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
 
-from cmpolicy.datasets import TransitionBatch, TransitionDataset, check_fits, n_step
+from cmpolicy.datasets import TransitionBatch, TransitionDataset, n_step
 from cmpolicy.errors import InputError
 
 FIELDS = TransitionBatch._fields[:5]  # what is recorded
 
 
-def qlearning_loop(arrays, max_episode_steps=None):
-    """What `d4rl.qlearning_dataset` keeps, step by step."""
-    kept = {field: [] for field in FIELDS}
-    episode_step = 0
-    for i in range(len(arrays["rewards"]) - 1):
+def usable_steps(arrays, max_episode_steps=None):
+    """The transitions by a plain loop, and which of them end an episode."""
+    kept, ends, since_begin = {field: [] for field in FIELDS}, [], 0
+    count = len(arrays["rewards"])
+    for i in range(count):
+        below = arrays["observations"][(i + 1) % count]
+        after = arrays["next_observations"][i] if "next_observations" in arrays else below
+        since_begin += 1
         if "timeouts" in arrays:
-            final = bool(arrays["timeouts"][i])
+            cut = bool(arrays["timeouts"][i])
         else:
-            final = episode_step + 1 == max_episode_steps
-        ended = bool(arrays["terminals"][i])
-        episode_step = 0 if ended or final else episode_step + 1
-        if final:
+            cut = since_begin == max_episode_steps
+        cut, ended = cut or i == count - 1, bool(arrays["terminals"][i])
+        goes_on = bool((after == below).all())
+        if cut or ended or not goes_on:
+            since_begin = 0
+        if cut and goes_on and not ended:  # what followed is another episode's, or nothing
+            if ends:
+                ends[-1] = True
             continue
-        nexts = arrays.get("next_observations")
-        row = (
-            arrays["observations"][i],
-            arrays["actions"][i],
-            arrays["rewards"][i],
-            arrays["observations"][i + 1] if nexts is None else nexts[i],
-            ended,
-        )
+        ends.append(ended or cut or not goes_on)
+        row = (arrays["observations"][i], arrays["actions"][i], arrays["rewards"][i], after, ended)
         for field, value in zip(FIELDS, row, strict=True):
             kept[field].append(value)
-    return {field: torch.tensor(np.array(rows, np.float32)) for field, rows in kept.items()}
+    return {field: np.array(rows, np.float32) for field, rows in kept.items()}, ends
 
 
-@pytest.mark.parametrize("with_next", [False, True])
-@pytest.mark.parametrize("max_episode_steps", [None, 1, 4, 7, 1000])
-@pytest.mark.parametrize("with_timeouts", [False, True])
-def test_equals_d4rls_loop(recorded, with_timeouts, max_episode_steps, with_next):
-    if with_next:
-        recorded["next_observations"] = recorded["observations"] + 100
-    if not with_timeouts:
+@pytest.mark.parametrize("nexts", [None, "of the same episode", "of the row below", "shuffled"])
+@pytest.mark.parametrize("max_episode_steps", [None, 4, 1000])
+@pytest.mark.parametrize("flags", ["timeouts", "no timeouts", "both", "terminal at the end"])
+def test_every_usable_step_is_a_transition(recorded, flags, max_episode_steps, nexts):
+    if nexts:
+        recorded["next_observations"] = np.roll(recorded["observations"], -1, axis=0)
+    if nexts == "of the same episode":
+        over = recorded["terminals"] | recorded["timeouts"]
+        recorded["next_observations"][over] = 100
+    if nexts == "shuffled":
+        recorded["next_observations"][::2] += 1
+    if flags == "both":
+        recorded["timeouts"] |= recorded["terminals"]
+    if flags == "no timeouts":
         del recorded["timeouts"]
-    if not with_timeouts and max_episode_steps == 1:
-        with pytest.raises(InputError, match="no step has a known next observation"):
-            TransitionDataset.from_arrays(**recorded, max_episode_steps=1)
-        return
+    if flags == "terminal at the end":
+        recorded["terminals"][-1], recorded["timeouts"][-1] = True, False
     dataset = TransitionDataset.from_arrays(**recorded, max_episode_steps=max_episode_steps)
-    for field, expected in qlearning_loop(recorded, max_episode_steps).items():
-        torch.testing.assert_close(getattr(dataset, field), expected, rtol=0, atol=0)
+    expected, ends = usable_steps(recorded, max_episode_steps)
+    for field, values in expected.items():
+        np.testing.assert_array_equal(getattr(dataset, field), values)
+    assert dataset.episode_ends.tolist() == ends
+
+
+def test_rows_of_several_environments_are_not_taken_for_one_episode():
+    """A buffer that two environments filled in turn: row i + 2 follows row i."""
+    rewards = np.arange(6.0)
+    dataset = TransitionDataset.from_arrays(
+        [[0.0], [10.0], [1.0], [11.0], [2.0], [12.0]],
+        np.zeros((6, 1)),
+        rewards,
+        np.zeros(6),
+        next_observations=[[1.0], [11.0], [2.0], [12.0], [3.0], [13.0]],
+    )
+    assert (len(dataset), dataset.info.episodes) == (6, 6)
+    assert n_step(dataset, 3, 0.9).rewards.tolist() == rewards.tolist()
 
 
 def test_a_terminal_masks_and_a_timeout_drops():
@@ -172,16 +194,9 @@ def test_samples_are_rows_of_the_data_and_follow_the_generator(recorded):
     dataset = TransitionDataset.from_arrays(**recorded)
     batch = dataset.sample(500, torch.Generator().manual_seed(1))
     again = dataset.sample(500, torch.Generator().manual_seed(1))
-    assert [tuple(column.shape) for column in batch] == [
-        (500, 4),
-        (500, 2),
-        (500,),
-        (500, 4),
-        (500,),
-        *[(500,), (500, 4), (500,)],
-        (500, 4),
-        (500, 2),
-    ]
+    sizes = {"observations": (4,), "actions": (2,)}
+    for field, column in batch._asdict().items():
+        assert column.shape == (500, *sizes.get(field.split("_")[-1], ()))
     assert all(column.dtype == torch.float32 for column in batch)
     rows = (batch.observations[:, None] == dataset.observations).all(-1).int().argmax(1)
     assert set(rows.tolist()) == set(range(len(dataset)))  # every transition is drawn
@@ -190,15 +205,28 @@ def test_samples_are_rows_of_the_data_and_follow_the_generator(recorded):
         assert torch.equal(column, whole[rows])
 
 
-def test_statistics_have_a_floor(recorded):
-    recorded["observations"][:, 1] = 3.0
+def test_statistics_are_right_for_constant_tiny_huge_and_offset_entries(recorded):
+    units, offsets = np.array([1.0, 1e-12, 1e12, 10.0]), np.array([0.0, 0.0, 0.0, 1e4])
+    observations = recorded["observations"].astype(np.float64) * units + offsets
+    extra = np.stack([np.full(60, 3.0), np.zeros(60), np.full(60, 1e-9)], axis=1)  # constant
+    recorded["observations"] = np.concatenate([observations, extra], axis=1)
     dataset = TransitionDataset.from_arrays(**recorded)
-    kept = dataset.observations.numpy()
-    np.testing.assert_allclose(dataset.observation_mean, kept.mean(0), atol=1e-6)
-    np.testing.assert_allclose(
-        dataset.observation_std[[0, 2, 3]], kept.std(0)[[0, 2, 3]], rtol=1e-5
-    )
-    assert dataset.observation_std[1] == pytest.approx(1e-3)
+    kept = dataset.observations.numpy().astype(np.float64)
+    np.testing.assert_allclose(dataset.observation_mean, kept.mean(0), rtol=1e-6)
+    expected = [*kept.std(0)[:4], 3.0, 1.0, 1e-9]
+    np.testing.assert_allclose(dataset.observation_std, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("unit", "offset", "told"),
+    [(1.0, 1e8, True), (1e-48, 0.0, True), (1.0, 1e3, False), (1e-30, 0.0, False), (0, 1e8, False)],
+)
+def test_entries_that_float32_hardly_tells_apart_are_named(recorded, caplog, unit, offset, told):
+    observations = recorded["observations"].astype(np.float64)
+    observations[:, 2] = observations[:, 2] * unit + offset
+    TransitionDataset.from_arrays(**recorded | {"observations": observations})
+    assert ("observations[:, 2] lies between" in caplog.text) == told
+    assert len(caplog.records) == told
 
 
 def test_replace_and_to_keep_the_rest(recorded):
@@ -210,21 +238,6 @@ def test_replace_and_to_keep_the_rest(recorded):
     assert doubled.info == dataset.info
     with pytest.raises(InputError, match="rewards has shape"):
         dataset.replace(rewards=dataset.rewards[:, None])
-
-
-def test_check_fits(recorded):
-    dataset = TransitionDataset.from_arrays(**recorded)
-    observations, actions = Box(-np.inf, np.inf, (4,)), Box(-1, 1, (2,))
-    check_fits(dataset, observations, actions)
-    with pytest.raises(InputError, match=r"observations have 4 entries, expected.*3"):
-        check_fits(dataset, Box(-np.inf, np.inf, (3,)), actions)
-    with pytest.raises(InputError, match="actions have 2 entries"):
-        check_fits(dataset, observations, gym.spaces.Discrete(2))
-    dataset.actions[5, 1] = 1.00005  # rounding
-    check_fits(dataset, observations, actions)
-    dataset.actions[5, 1] = 1.1
-    with pytest.raises(InputError, match=r"action 5 of the dataset.*1\.1.*expected between"):
-        check_fits(dataset, observations, actions)
 
 
 def three_episodes() -> TransitionDataset:
@@ -286,3 +299,42 @@ def test_episodes_of_one_return_are_imitated_alike() -> None:
     alike = data.replace(rewards=torch.zeros(9)).weighted_by_return(0.1)
     assert alike.weights is not None
     torch.testing.assert_close(alike.weights.shares, torch.arange(1, 10, dtype=torch.float64) / 9)
+
+
+def episodes_of(returns: list[float]) -> TransitionDataset:
+    """Of two transitions each, with these returns."""
+    rewards = np.repeat(np.array(returns) / 2, 2)
+    row, terminals = np.arange(len(rewards), dtype=float)[:, None], np.arange(len(rewards)) % 2 == 1
+    return TransitionDataset.from_arrays(row, row, rewards, terminals)
+
+
+@pytest.mark.parametrize("absurd", [1e9, -1e9, 1e30])
+@pytest.mark.parametrize("count", [12, 400])
+def test_one_absurd_return_takes_over_no_weights(absurd: float, count: int, caplog: Any) -> None:
+    returns = np.linspace(10.0, 20.0, count).tolist()
+    usual = episodes_of(returns).weighted_by_return(0.1).weights
+    assert caplog.text == ""
+    spoilt = episodes_of([*returns, absurd]).weighted_by_return(0.1).weights
+    assert usual is not None
+    assert spoilt is not None
+    nearest = 20.0 if absurd > 0 else 10.0
+    assert (spoilt.worst, spoilt.best) == (usual.worst, usual.best) == (10.0, 20.0)
+    expected = np.exp(np.repeat([*returns, nearest], 2) / 10 / 0.1)
+    found = spoilt.shares.diff(prepend=torch.zeros(1, dtype=torch.float64))
+    np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-5)
+    assert f"1 of {count + 1} episodes return" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [
+        [0.0] * 99 + [1.0],  # one success: all others alike
+        [*range(99), 1000.0],  # the best by far, but by less than ten times the range
+        [1.0, 1.1, 1.2, 1.3, 50.0],  # five demonstrations
+    ],
+)
+def test_rare_good_episodes_are_not_absurd(returns: list[float], caplog: Any) -> None:
+    weights = episodes_of(returns).weighted_by_return(0.1).weights
+    assert weights is not None
+    assert (weights.worst, weights.best) == pytest.approx((min(returns), max(returns)))
+    assert caplog.text == ""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-import h5py
 import hydra
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from cmpolicy.cli.command import CONFIG_PATH
 from cmpolicy.errors import InputError
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.online import OnlineData
+from cmpolicy.rl.rollout import EnvironmentFailure
 from cmpolicy.rl.task import OfflineRL
 from cmpolicy.train import train
 from cmpolicy.training.checkpoint import load_state
@@ -38,23 +40,12 @@ def compose(*overrides: str) -> RLConfig:
     return config
 
 
-def write(path: Path, env_id: str) -> tuple[str, str]:
-    """A hundred random steps in D4RL's layout with the shapes of an environment."""
-    env = gymnasium.make(env_id)
-    rng = np.random.default_rng(0)
-    low, high = env.action_space.low, env.action_space.high  # type: ignore[attr-defined]
-    with h5py.File(path, "w") as file:
-        file["observations"] = rng.normal(size=(100, *env.observation_space.shape))  # type: ignore[misc]
-        file["actions"] = rng.uniform(low, high, size=(100, len(low)))
-        file["rewards"] = rng.normal(size=100)
-        file["terminals"] = np.arange(100) % 20 == 19
-        file["timeouts"] = np.zeros(100, bool)
-    return f"dataset.path={path}", f"env.id={env_id}"
-
-
 @pytest.fixture(scope="module")
-def hopper(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    return write(tmp_path_factory.mktemp("data") / "hopper.hdf5", "Hopper-v5")
+def hopper(
+    tmp_path_factory: pytest.TempPathFactory, write_data: Callable[..., Path]
+) -> tuple[str, str]:
+    path = write_data(tmp_path_factory.mktemp("data") / "hopper.hdf5")
+    return f"dataset.path={path}", "env.id=Hopper-v5"
 
 
 def task_of(*overrides: str) -> tuple[OfflineRL, OnlineData]:
@@ -125,18 +116,72 @@ def test_what_is_stored_is_what_the_environment_did(hopper: tuple[str, str]) -> 
     assert len(np.unique(stored.actions.numpy(), axis=0)) == 150  # it explores
 
 
-def test_a_time_limit_ends_an_episode_but_masks_nothing(tmp_path: Path) -> None:
-    pendulum = write(tmp_path / "pendulum.hdf5", "Pendulum-v1")  # which is never terminal
-    far = ("agent=iql", "agent.n_step=20", "agent.discount=0.9")
-    _, data = task_of(*pendulum, "online.steps=230", *far)
-    for _ in range(230):
+@pytest.fixture
+def own(
+    tmp_path: Path, register: Any, write_data: Callable[..., Path]
+) -> Callable[..., OnlineData]:
+    """own(methods, *overrides): online data of such an environment, with targets over n steps."""
+    path = write_data(tmp_path / "own.hdf5", 3, 1)
+
+    def data_of(methods: dict[str, Any], *overrides: str) -> OnlineData:
+        where = (f"dataset.path={path}", f"env.id={register(methods)}", "agent=diffusion_ql")
+        return task_of(*where, *overrides)[1]
+
+    return data_of
+
+
+def test_a_time_limit_ends_an_episode_but_masks_nothing(own: Callable[..., OnlineData]) -> None:
+    data = own({}, "online.steps=30", "agent.n_step=10", "agent.discount=0.9")
+    for _ in range(25):
         data.act()
     terminals, rows = data.buffer.online.terminals, data.buffer.online
     assert len(data.returns) == 1
-    assert float(terminals[199]) == 0.0
-    assert float(terminals[198]) == pytest.approx(1 - 0.9)  # two steps to the cut
-    assert torch.equal(rows.next_observations[190], rows.next_observations[199])
-    assert not torch.equal(rows.next_observations[199], rows.observations[200])  # it begins anew
+    assert float(terminals[19]) == 0.0
+    assert float(terminals[18]) == pytest.approx(1 - 0.9)  # two steps to the cut
+    assert torch.equal(rows.next_observations[15], rows.next_observations[19])
+    assert not torch.equal(rows.next_observations[19], rows.observations[20])  # it begins anew
+
+
+@pytest.mark.parametrize("what", ["reward", "seen"])
+def test_what_is_not_finite_never_enters_the_buffer(
+    own: Callable[..., OnlineData], what: str
+) -> None:
+    """The third episode fails in its fifth step; nothing is lost of those around it."""
+
+    def glitch(self: Any) -> Any:
+        bad = self.t == 5 and self.first_seed == data.first_seed + 2
+        kept = getattr(super(type(self), self), what)()
+        return kept * np.float32(np.nan) if bad else kept
+
+    data = own({}, "online.steps=100")
+    type(data.env.unwrapped).reward = type(data.env.unwrapped).reward  # a name of its own
+    setattr(type(data.env.unwrapped), what, glitch)
+    for _ in range(66):
+        data.act()
+    assert (data.failed, data.begun, len(data.returns)) == (1, 5, 3)
+    assert data.buffer.size == 65  # 20, 20, 4, 20 and the one that has begun
+    assert all(column.isfinite().all() for column in data.buffer.online)
+    assert np.isfinite(data.returns).all()
+    assert data.description()["failed_episodes"] == 1
+
+
+def test_an_environment_that_only_fails_ends_the_run(own: Callable[..., OnlineData]) -> None:
+    data = own({"reward": lambda self: float("inf")}, "online.steps=100")
+    for _ in range(9):
+        data.act()
+    with pytest.raises(EnvironmentFailure, match="not finite in 10 episodes in succession"):
+        data.act()
+    assert data.buffer.size == 0
+
+
+def test_seeds_are_what_old_simulators_take(hopper: tuple[str, str]) -> None:
+    used = []
+    for seed in (0, 1, 1000, 2**31 - 1):
+        task, data = task_of(*hopper, "online.steps=5", f"seed={seed}")
+        used += [data.first_seed, task.eval_seed(0), task.final_seed]
+    assert len(set(used)) == len(used)
+    assert all(0 <= seed <= 2**31 - 2**20 for seed in used)
+    assert all((seed >= 2**30) == (i % 3 == 0) for i, seed in enumerate(used))
 
 
 def test_rewards_are_transformed_as_the_datas(hopper: tuple[str, str]) -> None:
@@ -222,7 +267,7 @@ def whole(hopper: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_results_tell_data_and_environment_apart(whole: Path) -> None:
     results = results_of(whole)
-    assert results["dataset"]["transitions"] == 99
+    assert results["dataset"]["transitions"] == 100
     assert results["dataset"]["comparable"] is False
     online = results["online"]
     assert (online["begins_at_update"], online["environment_steps"]) == (6, 60)
@@ -290,35 +335,21 @@ def test_what_has_happened_cannot_change(whole: Path, change: str, reason: str) 
         go_on(whole, change)
 
 
-class Restless(gymnasium.Env[Any, Any]):
-    """An environment that its seed does not determine."""
-
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
-    action_space = gymnasium.spaces.Box(-1, 1, (1,))
-    count = 0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, Any]:
-        Restless.count += 1
-        return np.full(2, Restless.count, np.float32), 1.0, False, False, {}
-
-
 def test_an_environment_that_does_not_repeat_itself_begins_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    own: Callable[..., OnlineData],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(logging.getLogger("cmpolicy"), "propagate", True)
-    gymnasium.register("Restless-v0", Restless, disable_env_checker=True)
-    restless = write(tmp_path / "restless.hdf5", "Restless-v0")
-    _, data = task_of(*restless, "online.steps=8", "agent=iql", "agent.n_step=3")
+    seen = itertools.count()
+    restless = {"seen": lambda self: np.full(3, next(seen) if self.t else 0, np.float32)}
+    data, other = (own(restless, "online.steps=8", "agent.n_step=3") for _ in range(2))
     for _ in range(4):
         data.act()
-    _, other = task_of(*restless, "online.steps=8", "agent=iql", "agent.n_step=3")
     other.load_training_state(data.training_state())
     assert "does not repeat itself" in caplog.text
     rows = other.buffer.online.rewards[:4].clone()
     other.act()
     assert torch.equal(other.buffer.online.rewards[:4], rows)  # nothing is summed across
-    assert other.buffer.online.observations[4].tolist() == [0.0, 0.0]
+    assert other.buffer.online.observations[4].tolist() == [0.0] * 3
     assert other.begun == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -11,7 +13,13 @@ from gymnasium.spaces import Box
 
 from cmpolicy.array_types import FloatArray
 from cmpolicy.rl.environments import Environment
-from cmpolicy.rl.rollout import Episodes, roll_out, roll_out_seeds
+from cmpolicy.rl.rollout import (
+    EnvironmentFailure,
+    Episodes,
+    number,
+    roll_out,
+    roll_out_seeds,
+)
 
 GAINS = np.random.default_rng(0).normal(scale=0.3, size=(11, 3)).astype(np.float32)
 
@@ -128,6 +136,132 @@ def test_an_environment_whose_episode_is_over_makes_no_step(
     assert len(steps) == rolled.lengths.sum() == 2 + 3 + 4 + 5
     assert len(resets) == 4
     assert seen == [2, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 3, 5])
+def test_fewer_environments_than_episodes_give_the_same_episodes(parallel: int) -> None:
+    made: list[Any] = []
+
+    def make_env() -> Countdown:
+        made.append(Countdown())
+        return made[-1]
+
+    def act(observations: FloatArray) -> FloatArray:
+        assert observations.shape[1] <= parallel
+        return np.zeros((*observations.shape[:-1], 1), np.float32)
+
+    together = roll_out_seeds(act, make_env, 4, (1, 7, 3), parallel)
+    assert len(made) == parallel
+    for rolled, seed in zip(together, (1, 7, 3), strict=True):
+        lengths = np.arange(seed, seed + 4)
+        assert rolled.lengths.tolist() == lengths.tolist()
+        np.testing.assert_array_equal(rolled.returns, lengths * 10.0 ** (lengths % 5))
+
+
+def zero(observations: FloatArray) -> FloatArray:
+    return np.zeros((len(observations), 1), np.float32)
+
+
+def test_where_one_instance_can_exist_episodes_are_played_one_after_the_other(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("cmpolicy"), "propagate", True)
+
+    class Single(Countdown):
+        alive = False
+
+        def __init__(self) -> None:
+            if Single.alive:
+                raise RuntimeError("port 2000 is already in use")
+            Single.alive = True
+
+        def close(self) -> None:
+            Single.alive = False
+
+    for parallel in (None, 4):
+        caplog.clear()
+        assert roll_out(zero, Single, 4, 2, parallel).lengths.tolist() == [2, 3, 4, 5]
+        assert "1 of 4 environments can exist at once (RuntimeError: port 2000" in caplog.text
+        assert "eval.parallel=1" in caplog.text
+    caplog.clear()
+    assert roll_out(zero, Single, 4, 2, 1).lengths.tolist() == [2, 3, 4, 5]
+    assert caplog.text == ""
+    Single.alive = True
+    with pytest.raises(RuntimeError, match="port 2000"):
+        roll_out(zero, Single, 4, 2)
+
+
+@pytest.mark.parametrize(
+    "reward", [np.array([2.0]), np.array([[2]]), np.float32(2), 2, np.array(2.0), True]
+)
+def test_a_reward_is_taken_as_a_number(reward: Any) -> None:
+    assert number(reward) == float(np.asarray(reward).item())
+
+
+def failing(method: str, value: Any) -> Callable[[], Countdown]:
+    """A countdown whose episode of seed 3 goes wrong in its second step, or in its reset."""
+
+    class Failing(Countdown):
+        def reset(self, **options: Any) -> Any:
+            observation, info = super().reset(**options)
+            if method == "reset" and self.length == 3:
+                observation = value() if callable(value) else observation * value
+            return observation, info
+
+        def step(self, action: Any) -> Any:
+            observation, reward, *rest = super().step(action)
+            if self.length == 3 and self.left == 1:
+                if callable(value):
+                    value()
+                observation = observation * value if method == "observation" else observation
+                reward = value if method == "reward" else reward
+            return observation, reward, *rest
+
+    return Failing
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(("method", "length"), [("reward", 2), ("observation", 2), ("reset", 0)])
+def test_an_episode_with_a_value_that_is_not_finite_is_counted_and_left_out(
+    method: str, length: int, value: float
+) -> None:
+    seen: list[FloatArray] = []
+
+    def act(observations: FloatArray) -> FloatArray:
+        seen.append(observations.copy())
+        return zero(observations)
+
+    rolled = roll_out(act, failing(method, value), 3, 2)
+    assert (rolled.failed, rolled.lengths.tolist()) == (1, [2, length, 4])
+    assert np.isnan(rolled.returns).tolist() == [False, True, False]
+    assert rolled.mean_return == (2 * 10.0**2 + 4 * 10.0**4) / 2
+    assert rolled.standard_error == pytest.approx((4 * 10.0**4 - 2 * 10.0**2) / 2)
+    assert np.isfinite(seen).all()  # the policy sees none of it
+    alone = roll_out(act, failing(method, value), 1, 3)
+    assert (alone.failed, alone.standard_error) == (1, 0.0)
+    assert np.isnan(alone.mean_return)
+
+
+def broken() -> None:
+    raise ValueError("no\nroad")
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "said"),
+    [
+        ("step", broken, "step 2 of the episode of seed 3: ValueError: no road"),
+        ("reset", broken, "reset of the episode of seed 3: ValueError: no road"),
+        ("reward", np.zeros(2), r"step 2 of .*: the reward has shape \(2,\), expected a number"),
+        ("reward", None, "step 2 of the episode of seed 3: TypeError"),
+    ],
+)
+def test_an_exception_says_in_which_environment_episode_and_step(
+    method: str, value: Any, said: str
+) -> None:
+    with pytest.raises(EnvironmentFailure, match=f"^environment Failing failed in {said}") as error:
+        roll_out(zero, failing(method, value), 3, 2)
+    assert not isinstance(error.value, ValueError)  # which would be called wrong input
+    assert "\n" not in str(error.value)
 
 
 def test_environments_are_closed_when_the_policy_fails(monkeypatch: pytest.MonkeyPatch) -> None:

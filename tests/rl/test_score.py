@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from cmpolicy.array_types import FloatArray
 from cmpolicy.datasets import reference_scores
 from cmpolicy.rl.environments import Environment
 from cmpolicy.rl.rollout import Act, Episodes
-from cmpolicy.rl.score import Score, evaluate_agent, evaluate_agents, score_of
+from cmpolicy.rl.score import NO_SCORE, Score, evaluate_agent, evaluate_agents, score_of
 
 EPISODES = Episodes(np.array([10.0, 30.0]), np.array([4, 8]))
 
@@ -42,6 +43,14 @@ def test_without_references_the_return_is_the_headline() -> None:
         20.0,
     )
     assert str(score) == "return 20.0 ± 10.0 over 2 episodes"
+
+
+def test_an_evaluation_with_an_episode_that_failed_is_never_best() -> None:
+    score = score_of(Episodes(np.array([10.0, np.nan, 30.0]), np.array([4, 1, 7])), (-20.0, 80.0))
+    assert (score.mean_return, score.normalized_score) == (20.0, 40.0)
+    assert (score.failed_episodes, score.episodes, score.headline) == (1, 3, -math.inf)
+    assert "over 3 episodes, 1 of them NOT FINITE and left out" in str(score)
+    assert (NO_SCORE.headline, str(NO_SCORE)) == (0.0, "no score: trained without an environment")
 
 
 def noisy(generator: torch.Generator) -> Act:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import hydra
-import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -27,17 +26,8 @@ SMALL = ("agent.policy.hidden=[8]", "agent.critic_hidden=[8]", "eval.episodes=2"
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A hundred random steps in D4RL's layout, with Hopper's shapes."""
-    path = tmp_path_factory.mktemp("data") / "mine.hdf5"
-    rng = np.random.default_rng(0)
-    with h5py.File(path, "w") as file:
-        file["observations"] = rng.normal(size=(100, 11)).astype(np.float32)
-        file["actions"] = rng.uniform(-1, 1, size=(100, 3)).astype(np.float32)
-        file["rewards"] = rng.normal(size=100).astype(np.float32)
-        file["terminals"] = np.arange(100) % 20 == 19
-        file["timeouts"] = np.zeros(100, bool)
-    return str(path)
+def data(tmp_path_factory: pytest.TempPathFactory, write_data: Callable[..., Path]) -> str:
+    return str(write_data(tmp_path_factory.mktemp("data") / "mine.hdf5"))
 
 
 def compose(data: str, *overrides: str) -> RLConfig:
@@ -99,8 +89,7 @@ def test_batches_have_an_axis_of_seeds(task: OfflineRLSeeds) -> None:
     seeded = [torch.Generator().manual_seed(s) for s in (1, 2)]
     dataset = task.tasks[0].dataset
     batch = StackedBatches(dataset, seeded).sample(7)
-    shapes = [tuple(column.shape) for column in batch]
-    assert shapes == [(2, 7, 11), (2, 7, 3), (2, 7), (2, 7, 11), (2, 7), (2, 7, 11), (2, 7, 3)]
+    assert {column.shape[:2] for column in batch} == {(2, 7)}
     for i, seed in enumerate((1, 2)):
         alone = dataset.sample(7, torch.Generator().manual_seed(seed))
         assert all(torch.equal(a[i], b) for a, b in zip(batch, alone, strict=True))
