@@ -19,6 +19,7 @@ from cmpolicy.errors import InputError
 
 FORMAT = "cmpolicy.checkpoint.v1"
 TENSOR = "__tensor__"  # in the JSON tree, {TENSOR: name} stands for a tensor
+CHANNELS_LAST = "channels_last"  # beside it: the tensor had this memory layout
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -58,7 +59,10 @@ def split(node: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(node, Tensor):
         name = prefix if prefix not in tensors else f"{prefix}#{len(tensors)}"
         tensors[name] = node.detach().clone(memory_format=torch.contiguous_format).cpu()
-        return {TENSOR: name}
+        # Fused Adam walks through weights and moments in the order of their memory.
+        channels_last = node.ndim == 4 and not node.is_contiguous()
+        channels_last &= node.is_contiguous(memory_format=torch.channels_last)
+        return {TENSOR: name, **({CHANNELS_LAST: True} if channels_last else {})}
     if isinstance(node, dict):
         # Keys are kept with their type: an optimiser numbers its parameters with ints.
         return [
@@ -75,7 +79,10 @@ def split(node: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
 def join(node: Any, tensors: dict[str, Tensor]) -> Any:
     """The inverse of `split`; tuples come back as lists."""
     if isinstance(node, dict):
-        return tensors[node[TENSOR]]
+        tensor = tensors[node[TENSOR]]
+        if node.get(CHANNELS_LAST) and tensor.ndim == 4:
+            return tensor.contiguous(memory_format=torch.channels_last)
+        return tensor
     if isinstance(node, list):
         kind, children = node
         if kind == "dict":
