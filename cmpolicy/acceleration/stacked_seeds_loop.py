@@ -46,17 +46,10 @@ class StackedSeedsLoop(TrainingLoop):
         on_evaluation: OnEvaluation | None = None,
         progress_bar: bool = True,
     ) -> None:
-
-        def evaluate_and_record(step: int) -> Evaluation:
-            each = evaluate(step)
-            for loop, evaluation in zip(seeds, each, strict=True):
-                loop.record_evaluation(evaluation)
-            return over_seeds(each)
-
         super().__init__(
             learner,
             dataset,
-            evaluate_and_record,
+            evaluate,
             run,
             schedule,
             on_evaluation=on_evaluation,
@@ -94,20 +87,24 @@ class StackedSeedsLoop(TrainingLoop):
                     f"resume={self.run.path}/seed-N"
                 ) from None
 
-    def record_evaluation(self, evaluation: Evaluation) -> None:
-        """Each seed has logged its own, and kept the checkpoint that is its best so far."""
-        self.evaluations.append(evaluation)
+    def record_evaluation(self, evaluation: Sequence[Evaluation]) -> Evaluation:
+        """Hand each seed its evaluation; return their means."""
+        for loop, own in zip(self.seeds, evaluation, strict=True):
+            loop.record_evaluation(own)
+        self.evaluations.append(over_seeds(evaluation))
         if self.on_evaluation is not None:
             self.on_evaluation(self.evaluations, self.updates_per_second)
+        return self.evaluations[-1]
 
     def save_last(self) -> None:
-        """The file of all seeds first: a kill between two files must not part them."""
+        """Write all seeds into one file, then each seed's: a kill in between parts no seeds."""
         state = self.state()
         for loop in self.seeds:
             loop.run.flush_metrics()
         self.run.save_checkpoint("last", state)
         for loop, own in zip(self.seeds, state["seeds"], strict=True):
             loop.run.save_checkpoint("last", own)
+        self.saved_step = self.step
 
     def open_logs(self) -> None:
         """Begin the seeds' logs; their checkpoints may be from before a kill, or beyond it."""

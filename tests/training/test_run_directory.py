@@ -91,6 +91,34 @@ def test_checkpoints_have_names(tmp_path: Path) -> None:
         run.load_checkpoint("last")
 
 
+def test_new_directories_never_collide(tmp_path: Path) -> None:
+    runs = [RunDirectory(tmp_path / "deep" / "run") for _ in range(3)]
+    for run in runs:
+        run.create("", rename=True)
+    assert [run.path.name for run in runs] == ["run", "run-2", "run-3"]
+    assert all(run.config_path.exists() for run in runs)
+
+
+def test_what_a_killed_process_left_unfinished_is_removed(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.create("")
+    for place in (tmp_path, tmp_path / "checkpoints"):
+        (place / ".last.safetensors.77.tmp").write_text("half")
+    run.open_logs(0)
+    run.close_logs()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_metrics_with_a_byte_order_mark_are_read_and_others_refused(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.metrics_path.write_bytes(b"\xef\xbb\xbfstep,loss\n3,0.5\n")
+    assert run.read_metrics() == [{"step": "3", "loss": "0.5"}]
+    for content in ("loss\n1\n", "step\nmany\n", "step,loss\n\x00,1\n", "step\n-1\n"):
+        run.metrics_path.write_text(content)
+        with pytest.raises(InputError, match=r"metrics\.csv is damaged: expected a whole number"):
+            run.open_logs(0)
+
+
 @pytest.mark.parametrize("content", [None, "", "{", "\x00"])
 def test_results_that_do_not_read_are_refused(tmp_path: Path, content: str | None) -> None:
     run = RunDirectory(tmp_path)
