@@ -26,7 +26,8 @@ class RandomState(Protocol):
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
     """Within, anybody may draw from torch's global generators or seed them: it changes nothing."""
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    gpus = range(torch.cuda.device_count() if used else 0)
     with torch.random.fork_rng(gpus):
         yield
 

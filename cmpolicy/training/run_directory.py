@@ -40,6 +40,7 @@ class RunDirectory:
         self.path = Path(path)
         self.writer: SummaryWriter | None = None
         self.last_is_damaged = False
+        self.resume_arguments: tuple[str, ...] = ()  # which a resumed run needs once more
 
     @property
     def config_path(self) -> Path:
@@ -59,7 +60,8 @@ class RunDirectory:
     @property
     def resume_command(self) -> str:
         """The command line that goes on with this run."""
-        return f"python -m cmpolicy.train {shlex.quote(f'resume={self.path}')}"
+        arguments = [f"resume={self.path}", *self.resume_arguments]
+        return f"python -m cmpolicy.train {shlex.join(arguments)}"
 
     @classmethod
     def existing(cls, path: str | Path) -> RunDirectory:
