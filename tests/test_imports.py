@@ -11,7 +11,7 @@ import cmpolicy
 
 PACKAGE = Path(cmpolicy.__file__).parent
 FILES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))
-COMMANDS = {"train", "training_run", "evaluate", "sample", "edit", "export"}
+COMMANDS = {"train", "evaluate", "sample", "edit", "export"}
 
 # From the bottom up: a package or a file at the top imports, of our own code, at most what stands
 # beside it. Commands may import everything below them.
@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("errors", "array_types", "consistency", "networks", "policy", "datasets", "agents"),
         *("training", "cli", "generative"),
     },
+    "training_run": {"errors", "training", "acceleration", "cli", "rl", "images", "toys"},
     "__init__": {"errors", "policy"},
 }
 
@@ -75,11 +76,11 @@ def imported_packages(file: Path) -> set[str]:
     return {name.split(".")[0] for name in names} - {package_of(file)}
 
 
-@pytest.mark.parametrize("file", FILES, ids=str)
-def test_imports_point_down_only(file: Path) -> None:
-    package = package_of(file)
-    allowed = MAY_IMPORT.keys() if package in COMMANDS else MAY_IMPORT[package]
-    assert imported_packages(file) <= allowed
+def test_imports_point_down_only() -> None:
+    for file in FILES:
+        package = package_of(file)
+        allowed = MAY_IMPORT.keys() if package in COMMANDS else MAY_IMPORT[package]
+        assert imported_packages(file) <= allowed, file
 
 
 def test_packages_stand_in_order_from_the_bottom_up() -> None:
@@ -112,11 +113,8 @@ def test_imports_are_found_in_every_form(file: str, source: str, found: set[str]
     assert imported_modules(Path(file), source) == found
 
 
-@pytest.mark.parametrize("file", FILES, ids=str)
-def test_files_are_small_and_named_for_what_they_hold(file: Path) -> None:
-    assert len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) <= 320
-    assert not any(word in file.stem for word in ("util", "helper", "common", "misc"))
-
-
-def test_the_package_has_few_files() -> None:
-    assert len([f for f in FILES if f.name != "__init__.py"]) <= 113
+def test_files_are_few_and_small_and_named_for_what_they_hold() -> None:
+    assert len([f for f in FILES if f.name != "__init__.py"]) <= 118
+    for file in FILES:
+        assert len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) <= 320, file
+        assert not any(word in file.stem for word in ("util", "helper", "common", "misc")), file

@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -94,10 +95,10 @@ def write(path: Path, changed: dict[str, Any]) -> Path:
 # The command line -----------------------------------------------------------------------------
 
 COMMAND_LINES = [
-    (["env=hoper-medium"], ["there is no env=hoper-medium", "hopper-medium", "antmaze-umaze"]),
+    (["env=hoper-medium"], ["no env=hoper-medium (did you mean hopper-medium?)", "antmaze-umaze"]),
     (["agent=sac"], ["there is no agent=sac", "ac", "bc"]),
-    (["stps=5"], ["there is no key stps", "steps", "batch_size"]),
-    (["eval.evry=5"], ["evry", "every", "episodes"]),
+    (["stps=5"], ["there is no key stps (did you mean steps?)", "batch_size"]),
+    (["eval.evry=5"], ["there is no key eval.evry (did you mean every?)", "episodes"]),
     (["agent.gamma=0.9"], ["gamma", "discount"]),
     (["agent.policy.depth=3"], ["depth", "hidden"]),
     (["env.d4rl=x"], ["d4rl", "d4rl_id"]),
@@ -105,7 +106,11 @@ COMMAND_LINES = [
     (["steps=0"], ["steps must be at least 1, got 0"]),
     (["batch_size=-4"], ["batch_size must be at least 1, got -4"]),
     (["eval.every=0"], ["every must be at least 1, got 0"]),
-    (["agent.eta=-1"], ["eta", "-1"]),
+    (["agent.radius=-1"], ["radius", "-1"]),
+    (["+learning_rate=1"], ["no key learning_rate (did you mean agent.learning_rate?)"]),
+    (["+env.max_episode_step=5"], ["env.max_episode_step (did you mean env.max_episode_steps?)"]),
+    (["+agent.policy.loss_option.s1=9"], ["(did you mean agent.policy.loss_options?)"]),
+    (["+zebra=1"], ["there is no key zebra"]),
     (["agent.policy.bound=sigmoid"], ["unknown bound 'sigmoid'", "tanh"]),
     (["steps"], ["steps"]),
     (["agent.policy.hidden=[8"], ["[8"]),
@@ -255,6 +260,7 @@ def test_a_damaged_or_foreign_checkpoint(
     run: Path, place: Path, command: Command, kind: str, module: Any, key: str
 ) -> None:
     damage(run / "checkpoints" / "last.safetensors", kind)
+    (run / "checkpoints" / "previous.safetensors").unlink()
     before = {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
     line = refusal(*command(module, f"{key}=run"))
     assert "last.safetensors" in line
@@ -262,10 +268,20 @@ def test_a_damaged_or_foreign_checkpoint(
     assert {p: p.read_bytes() for p in place.rglob("*") if p.is_file()} == before
 
 
-@pytest.mark.parametrize("override", ["agent=ac", "seed=4", "env=walker2d-medium"])
-def test_resuming_as_another_run(run: Path, command: Command, override: str) -> None:
-    line = refusal(*command(train, "resume=run", override))
-    assert f"{override.split('=')[0]} cannot change in a run that has begun" in line
+@pytest.mark.parametrize(("module", "key"), [(train, "resume"), (evaluate, "run")])
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
+    run: Path, command: Command, module: Any, key: str
+) -> None:
+    damage(run / "checkpoints" / "last.safetensors", "overwritten")
+    code, err = command(module, f"{key}=run")
+    assert code == 0, err
+    assert "WARNING: run/checkpoints/last.safetensors is damaged" in err
+    assert "using the checkpoint before it, run/checkpoints/previous.safetensors" in err
+
+
+def test_resuming_as_another_run(run: Path, command: Command) -> None:
+    line = refusal(*command(train, "resume=run", "seed=4"))
+    assert "seed cannot change in a run that has begun" in line
 
 
 @pytest.mark.parametrize(
@@ -332,6 +348,34 @@ def test_a_traceback_is_shown_when_asked_for(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_with_a_wrong_run_fails(place: Path) -> None:
-    done = outside("train", place, "-m", *SAMPLE, *TINY, "steps=0,6")
-    assert "steps must be at least 1, got 0" in refusal(done.returncode, done.stderr)
+def test_a_sweep_goes_on_after_a_failing_job_and_lists_it(place: Path) -> None:
+    data = "dataset.path=nowhere.hdf5,null"
+    done = outside("train", place, "-m", *SAMPLE, *TINY, "steps=6,0", data, "agent=bc")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: 3 of the sweep's jobs failed: ")
+    assert last.count("steps=0") == 2
+    assert last.count("dataset.path=nowhere.hdf5") == 2
+    [run] = (path.parent for path in place.rglob("results.json"))
+    assert '"finished": true' in (run / "results.json").read_text()
+
+
+# Signals at the start --------------------------------------------------------------------------
+
+SIGNALLED = """
+import os, signal, sys, time
+from cmpolicy.cli.command import run
+os.kill(os.getpid(), signal.{signum}) if __name__ == "slow" else run(print, "rl", ["slow"])
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_imports_ends_with_one_line(place: Path, signum: signal.Signals) -> None:
+    for name in ("slow.py", "start.py"):
+        (place / name).write_text(SIGNALLED.replace("{signum}", signum.name))
+    done = subprocess.run(
+        [sys.executable, "start.py"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (128 + signum, f"stopped by {signum.name}\n")

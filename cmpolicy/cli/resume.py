@@ -20,6 +20,7 @@ CHANGEABLE = (
     "online.steps",
     "online.return_temperature",
     "agent.eta",  # an environment bears stronger guidance than data do
+    "agent.radius",
     "eval.every",
     "eval.episodes",
     "eval.final_episodes",

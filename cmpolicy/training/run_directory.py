@@ -22,13 +22,14 @@ import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING, Any
 
 from cmpolicy.atomic_file import write_atomically
 from cmpolicy.errors import InputError
 from cmpolicy.training.checkpoint import load_state, save_state
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger("cmpolicy")
 
@@ -109,6 +110,8 @@ class RunDirectory:
 
     def open_logs(self, step: int) -> None:
         """Begin logging after `step`; what a killed run wrote beyond it is dropped."""
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
         for unfinished in self.path.rglob(".*.tmp"):
             unfinished.unlink()
         self.writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
