@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +120,13 @@ def test_files_are_few_and_small_and_named_for_what_they_hold() -> None:
     for file in FILES:
         assert len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) <= 320, file
         assert not any(word in file.stem for word in ("util", "helper", "common", "misc")), file
+
+
+def test_the_package_is_imported_without_torch_and_has_what_it_promises() -> None:
+    program = (
+        "import cmpolicy, sys; assert 'torch' not in sys.modules; "
+        "assert all(hasattr(cmpolicy, name) and name in dir(cmpolicy) for name in cmpolicy.__all__)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with pytest.raises(AttributeError, match="'cmpolicy' has no attribute 'Policy'"):
+        _ = cmpolicy.Policy
