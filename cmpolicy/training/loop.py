@@ -293,7 +293,7 @@ class TrainingLoop:
         self.evaluations.append(evaluation)
         self.run.log(self.step, evaluation.scalars)
         scores = [e.score for e in self.evaluations if math.isfinite(e.score)]
-        if not math.isfinite(evaluation.score):
+        if evaluation.scalars and not math.isfinite(evaluation.score):
             log.warning(
                 "the score at step %d is %s: it is reported, and not compared for the best",
                 self.step,
