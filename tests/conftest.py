@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from cmpolicy.cli.command import CONFIG_PATH
+from cmpolicy.training.run_directory import RunDirectory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start
 torch.set_num_threads(1)
@@ -54,3 +55,32 @@ def tiny() -> tuple[str, ...]:
         *("batch_size=8", "agent.policy.hidden=[8]", "steps=6"),
         *("eval.episodes=1", "eval.final_episodes=1"),
     )
+
+
+def leaves(node: Any, path: str = "") -> dict[str, Any]:
+    """The tensors and values of a state by their paths."""
+    if isinstance(node, dict | list):
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        return {k: v for key, child in items for k, v in leaves(child, f"{path}/{key}").items()}
+    return {path: node}
+
+
+@pytest.fixture(scope="session")
+def assert_equal_runs() -> Callable[[Path, Path], None]:
+    """assert_equal_runs(a, b): equal checkpoints and metrics but for what a clock measured."""
+
+    def table(run: RunDirectory) -> list[dict[str, str]]:
+        rows = run.read_metrics()
+        return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+    def compare(a: Path, b: Path) -> None:
+        ours, theirs = RunDirectory(a), RunDirectory(b)
+        for name in ("last", "best"):
+            left, right = (leaves(run.load_checkpoint(name)) for run in (ours, theirs))
+            assert left.keys() == right.keys()
+            for key, value in left.items():
+                equal = torch.equal if isinstance(value, torch.Tensor) else lambda x, y: x == y
+                assert key == "/seconds" or equal(value, right[key]), f"{name}{key}"
+        assert table(ours) == table(theirs)
+
+    return compare

@@ -7,14 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
-from cmpolicy.cli.command import CONFIG_PATH
 from cmpolicy.edit import edit, open_session
 from cmpolicy.errors import InputError
 from cmpolicy.images.config import EditConfig
@@ -31,26 +28,17 @@ TINY = (
 CPU = torch.device("cpu")
 
 
-def trained(path: Path, *overrides: str) -> Path:
-    with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
-        config: Any = OmegaConf.to_object(
-            hydra.compose("image", [*TINY, *overrides, f"run_dir={path}"])
-        )
-    train(config, [])
-    return path
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def runs(tmp_path_factory: pytest.TempPathFactory, compose: Any) -> dict[str, Path]:
     """Digits with classes, and colours without."""
     place = tmp_path_factory.mktemp("runs")
     pixels = torch.randint(256, (40, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     for split in ("train", "test"):
         write_npz(place / f"{split}.npz", pixels.byte())
-    return {
-        "digits": trained(place / "digits"),
-        "colours": trained(place / "colours", "data.name=npz", f"data.root={place}"),
-    }
+    colours = ("data.name=npz", f"data.root={place}")
+    for name, data in (("digits", ()), ("colours", colours)):
+        train(compose(*TINY, *data, f"run_dir={place / name}", config="image"), [])
+    return {name: place / name for name in ("digits", "colours")}
 
 
 def session(run: Path, **options: Any) -> EditingSession:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,7 +86,7 @@ def resumed_config(path: str | Path, overrides: list[str], *kinds: type[C]) -> C
         raise InputError(
             f"{run.config_path} is damaged or from another version: it has none of the keys {keys}"
         )
-    check_environment(stored, given.get("env.id"), run)
+    check_environment(stored, given.get("env.id"), overrides)
     config = OmegaConf.structured(stored)
     for key, value in changes.items():
         OmegaConf.update(config, key, yaml.safe_load(value))
@@ -94,7 +95,7 @@ def resumed_config(path: str | Path, overrides: list[str], *kinds: type[C]) -> C
     return resumed
 
 
-def check_environment(config: RunConfig, repeated: str | None, run: RunDirectory) -> None:
+def check_environment(config: RunConfig, repeated: str | None, overrides: list[str]) -> None:
     """Raise InputError if a run would import a module that the user has not named.
 
     Args:
@@ -104,10 +105,10 @@ def check_environment(config: RunConfig, repeated: str | None, run: RunDirectory
     if repeated is not None and repeated != env_id:
         raise InputError(f"env.id cannot change in a run that has begun; it is {env_id}")
     if imports_module(env_id) and repeated is None:
-        run.resume_arguments = (f"env.id={env_id}",)
+        command = shlex.join([*overrides, f"env.id={env_id}"])
         raise InputError(
             f"the run's environment {env_id} imports a module; if you trust it, repeat its name: "
-            f"{run.resume_command}"
+            f"python -m cmpolicy.train {command}"
         )
 
 
