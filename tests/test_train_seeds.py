@@ -119,7 +119,7 @@ def test_the_best_checkpoints_are_scored_together_as_each_alone(tmp_path: Path, 
     steps = []
     for seed in (0, 3, 1):
         run = RunDirectory(path / f"seed-{seed}")
-        config = {"checkpoint": "best", "episodes": 1, "seed": 10_000 * (seed + 1) + 5_000}
+        config = {"checkpoint": "best", "episodes": 1, "seed": 1_000_000 * (seed + 1) + 900_000}
         evaluate(EvaluateConfig(run=str(run.path), device="cpu", **config), [])
         row = json.loads((run.path / "evaluations.jsonl").read_text())
         best = run.read_results()["best"]

@@ -16,11 +16,7 @@ from tqdm import tqdm
 from cmpolicy.errors import InputError
 from cmpolicy.training.distributed import Ranks
 from cmpolicy.training.interruption import Interrupted, InterruptionGuard, StopSignal
-from cmpolicy.training.random_state import (
-    GlobalRandomState,
-    RandomState,
-    preserved_random_state,
-)
+from cmpolicy.training.random_state import GlobalRandomState, RandomState, preserved_random_state
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
@@ -67,13 +63,7 @@ class DivergedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a learner is.
-
-    Attributes:
-        step: the number of updates behind it.
-        score: what `best` is chosen by, higher is better.
-        scalars: everything measured, by name.
-    """
+    """A score, higher is better, after `step` updates; `scalars` are all measurements by name."""
 
     step: int
     score: float
@@ -82,10 +72,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a run is, and what happens how often, counted in updates.
-
-    At `milestone` the run is evaluated and saved as well.
-    """
+    """Length and intervals of a run in updates; at `milestone` it is evaluated and saved too."""
 
     steps: int
     batch_size: int
@@ -190,16 +177,10 @@ class TrainingLoop:
         """
         self.open_logs()
         bar = tqdm(
-            total=self.schedule.steps,
-            initial=self.step,
-            unit="update",
-            desc="training",
-            dynamic_ncols=True,
-            smoothing=0.05,
-            mininterval=0.5,
+            total=self.schedule.steps, initial=self.step, unit="update", desc="training",
+            dynamic_ncols=True, smoothing=0.05, mininterval=0.5, file=sys.stderr,
             disable=not self.progress_bar,
-            file=sys.stderr,
-        )
+        )  # fmt: skip
         try:
             with InterruptionGuard() as guard, bar:
                 while True:
