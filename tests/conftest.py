@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,30 @@ def tiny() -> tuple[str, ...]:
         *("batch_size=8", "agent.policy.hidden=[8]", "steps=6"),
         *("eval.episodes=1", "eval.final_episodes=1"),
     )
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str]]]:
+    """command(module, *arguments): (exit code, stderr), in this process to save its start."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    loggers = [logging.getLogger(), logging.getLogger("cmpolicy")]
+    before = [(x.handlers[:], x.level, x.propagate) for x in loggers]
+
+    def call(module: Any, *arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
+        capsys.readouterr()
+        try:
+            module.main()
+        except SystemExit as left:
+            return int(left.code or 0), capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    yield call
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
+        logger.manager._clear_cache()
 
 
 def leaves(node: Any, path: str = "") -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cmpolicy import edit as edit_module
 from cmpolicy.edit import edit, open_session
 from cmpolicy.errors import InputError
 from cmpolicy.images.config import EditConfig
@@ -153,9 +152,7 @@ def test_wrong_input_is_one_line(runs, tmp_path):
         EditConfig("run", noise=0)
 
 
-def test_the_command_leaves_with_2(runs):
-    command = [sys.executable, "-m", "cmpolicy.edit", f"run={runs['digits']}", "task=sharpen"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert found.returncode == 2
-    assert found.stderr.count("\n") == 1
-    assert found.stderr.startswith("error: unknown task 'sharpen'")
+def test_the_command_leaves_with_2(runs, command):
+    code, err = command(edit_module, f"run={runs['digits']}", "task=sharpen")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: unknown task 'sharpen'")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,30 +35,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place.mkdir()
     monkeypatch.chdir(place)
     return place
-
-
-@pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Command]:
-    """command(module, *arguments): (exit code, stderr), in this process to save its start."""
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    loggers = [logging.getLogger(), logging.getLogger("cmpolicy")]
-    before = [(x.handlers[:], x.level, x.propagate) for x in loggers]
-
-    def call(module: Any, *arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
-        capsys.readouterr()
-        try:
-            module.main()
-        except SystemExit as left:
-            return int(left.code or 0), capsys.readouterr().err
-        return 0, capsys.readouterr().err
-
-    yield call
-    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
-        logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
-        logger.manager._clear_cache()
 
 
 def refusal(code: int, err: str) -> str:
