@@ -1,4 +1,4 @@
-"""Files over HTTP: resumed where they broke off, checked, renamed when whole."""
+"""Downloads over HTTP: resumed, checked, and renamed when complete."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ CONNECT_SECONDS, READ_SECONDS = 4.0, 20.0
 ATTEMPTS = 3
 PROBE_SECONDS = 4.0
 
-# what a proxy says that lets nobody out
+# answers of a proxy that forbids access
 _REFUSALS = (403, 407)
 
 
 def download(
     url: str, path: Path, sha256: str | None = None, *, mirror_variable: str = "D4RL_MIRROR"
 ) -> Path:
-    """Fetch `url` to `path`, resuming `path.part`; two processes may ask for the same file.
+    """Fetch `url` to `path`, resuming `path.part`; two processes can fetch the same file.
 
-    `mirror_variable` is the environment variable that messages send a user to.
+    Args:
+        mirror_variable: the environment variable that messages advise to set.
 
     Raises:
-        InputError: nobody answers within five seconds, the transfer breaks, or the hash is wrong.
+        InputError: without an answer within five seconds, for a broken transfer, a wrong hash.
     """
     reason = unreachable(url)
     if reason:
@@ -72,7 +73,7 @@ def _broken(url: str, part: Path, error: Exception, mirror_variable: str) -> str
 
 
 class _Resuming:
-    """A pooch downloader that keeps what it has in `part` until it has everything."""
+    """A pooch downloader that keeps an incomplete file in `part`."""
 
     def __init__(self, part: Path) -> None:
         self.part = part
@@ -119,10 +120,10 @@ class _Resuming:
 
 
 def unreachable(url: str, seconds: float = PROBE_SECONDS) -> str | None:
-    """Why nobody answers at `url` within `seconds`, or None if somebody does.
+    """Why `url` does not answer within `seconds`, or None if it does.
 
-    Any answer but a server's failure or a refusal counts. Name resolution has no timeout of its
-    own, so a thread asks, and is left behind when the time is over.
+    Failures of the server and refusals are no answers. Name resolution has no timeout, so a thread
+    asks, and is abandoned after `seconds`.
     """
     answers: list[str | None] = []
     thread = threading.Thread(target=lambda: answers.append(_ask(url, seconds)), daemon=True)

@@ -75,7 +75,7 @@ ConfigStore.instance().store(name="export_schema", node=ExportConfig)
 
 
 def export(config: ExportConfig, overrides: list[str]) -> None:
-    """Write every form, once all are known to act as the policy does, and say how to run them."""
+    """Write every form after all have been compared with the policy; print how to run them."""
     policy, mode_of, about = load_policy(config)
     graph = PolicyGraph(policy, config.steps, config.noise == "inside", mode_of)
     about |= {
@@ -99,7 +99,7 @@ def export(config: ExportConfig, overrides: list[str]) -> None:
 
 
 def load_policy(config: ExportConfig) -> tuple[ConsistencyPolicy, int, dict[str, Any]]:
-    """The policy that acts, of how many samples the mode is taken, and where it is from.
+    """Load the policy that acts, the number of samples of its mode, and metadata.
 
     Raises:
         InputError: if there is none, or none of so many network calls.
@@ -127,10 +127,10 @@ def load_policy(config: ExportConfig) -> tuple[ConsistencyPolicy, int, dict[str,
 
 
 def checked_form(name: str, graph: PolicyGraph, about: dict[str, Any]) -> tuple[bytes, float]:
-    """The content of a file, and how far it is from the policy.
+    """Content of a file, and its largest difference from the policy.
 
     Raises:
-        RuntimeError: if that is too far.
+        RuntimeError: if the difference exceeds TOLERANCE.
     """
     make, run_form, _ = FORMATS[name]
     content = make(graph, about)
@@ -144,7 +144,7 @@ def checked_form(name: str, graph: PolicyGraph, about: dict[str, Any]) -> tuple[
 
 
 def file_path(config: ExportConfig, name: str, graph: PolicyGraph) -> Path:
-    """Where a form goes, named for what it is."""
+    """Path of a form, named after its settings."""
     path = Path(config.run)
     single = path.is_file()
     directory = path.parent if single else path / "export"
@@ -170,7 +170,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def signature(graph: PolicyGraph) -> str:
-    """Inputs and outputs, one line."""
+    """Inputs and outputs in one line."""
     inputs = ", ".join(
         f"{name} (batch, {', '.join(map(str, shape))})" for name, shape in graph.inputs.items()
     )

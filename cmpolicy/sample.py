@@ -24,7 +24,7 @@ from cmpolicy.images.files import write_grid, write_npz
 from cmpolicy.images.model import TEACHER_STEPS, ImageModel, Sampler, load_image_model
 
 log = logging.getLogger("cmpolicy")
-GRID = 40  # levels that `ts` are indices of, if `steps` does not say: OpenAI's
+GRID = 40  # levels of the grid of `ts` where `steps` is not given, as in OpenAI's code
 
 
 def sample(config: SampleConfig, overrides: list[str]) -> None:
@@ -54,10 +54,10 @@ def sample(config: SampleConfig, overrides: list[str]) -> None:
 
 
 def labels_of(config: SampleConfig, model: ImageModel, seeds: range) -> Tensor | None:
-    """The class of each picture, or None for a model or a wish without classes.
+    """Class of each picture; None without classes, or for unconditional samples.
 
     Raises:
-        InputError: for a class that is not there, or a model that never was without one.
+        InputError: for an unknown class, or a model that was always trained with labels.
     """
     if not config.unconditional:
         return model.labels(seeds, config.label)
@@ -73,7 +73,7 @@ def labels_of(config: SampleConfig, model: ImageModel, seeds: range) -> Tensor |
 def draw_samples(
     config: SampleConfig, model: ImageModel, sampler: Sampler, seeds: range, labels: Tensor | None
 ) -> Tensor:
-    """All pictures, uint8 (N, C, H, W), with a progress bar."""
+    """Draw all pictures, uint8 (N, C, H, W), with a progress bar."""
     bar = tqdm(
         total=len(seeds), unit="image", desc="sampling", disable=not config.progress,
         file=sys.stderr, dynamic_ncols=True,
@@ -136,7 +136,7 @@ def student_levels(config: SampleConfig, model: ImageModel) -> list[float]:
 
 
 def default_path(config: SampleConfig, sampler: Sampler) -> Path:
-    """Below the run, named for what was asked."""
+    """A path below the run, named after the settings."""
     how = f"steps{len(sampler.levels) - (sampler.model == 'teacher')}"
     if config.ts is not None or config.levels is not None:
         how = "levels" + "-".join(f"{level:.3g}" for level in sampler.levels)

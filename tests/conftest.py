@@ -1,16 +1,21 @@
-"""One thread: networks of tests are small, and workers share the cores. A world without network."""
+"""One thread, because networks of tests are small; a world without network; tiny runs."""
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from cmpolicy.cli.command import CONFIG_PATH
 from cmpolicy.training.run_directory import RunDirectory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start
@@ -56,3 +61,75 @@ def killed_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractCon
         monkeypatch.setattr(RunDirectory, "save_checkpoint", saved)
 
     return context
+@pytest.fixture(scope="session")
+def compose() -> Callable[..., Any]:
+    """compose(*overrides, config="rl"): the configuration that a command would be given."""
+
+    def composed(*overrides: str, config: str = "rl") -> Any:
+        with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+            return OmegaConf.to_object(hydra.compose(config, list(overrides)))
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[str, ...]:
+    """Overrides of a run of 6 updates of an agent on the sample."""
+    return (
+        *("env=hopper-medium", "dataset.source=sample", "threads=1", "progress=false"),
+        *("batch_size=8", "agent.policy.hidden=[8]", "steps=6"),
+        *("eval.episodes=1", "eval.final_episodes=1"),
+    )
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str]]]:
+    """command(module, *arguments): (exit code, stderr), in this process to save its start."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    loggers = [logging.getLogger(), logging.getLogger("cmpolicy")]
+    before = [(x.handlers[:], x.level, x.propagate) for x in loggers]
+
+    def call(module: Any, *arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
+        capsys.readouterr()
+        try:
+            module.main()
+        except SystemExit as left:
+            return int(left.code or 0), capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    yield call
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
+        logger.manager._clear_cache()
+
+
+def leaves(node: Any, path: str = "") -> dict[str, Any]:
+    """The tensors and values of a state by their paths."""
+    if isinstance(node, dict | list):
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        return {k: v for key, child in items for k, v in leaves(child, f"{path}/{key}").items()}
+    return {path: node}
+
+
+@pytest.fixture(scope="session")
+def assert_equal_runs() -> Callable[[Path, Path], None]:
+    """assert_equal_runs(a, b): equal checkpoints and metrics but for what a clock measured."""
+
+    def table(run: RunDirectory) -> list[dict[str, str]]:
+        rows = run.read_metrics()
+        return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+    def compare(a: Path, b: Path) -> None:
+        ours, theirs = RunDirectory(a), RunDirectory(b)
+        for name in ("last", "best"):
+            left, right = (leaves(run.load_checkpoint(name)) for run in (ours, theirs))
+            assert left.keys() == right.keys()
+            for key, value in left.items():
+                equal = torch.equal if isinstance(value, torch.Tensor) else lambda x, y: x == y
+                assert key == "/seconds" or equal(value, right[key]), f"{name}{key}"
+        assert table(ours) == table(theirs)
+
+    return compare

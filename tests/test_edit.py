@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
-from cmpolicy.cli.command import CONFIG_PATH
+from cmpolicy import edit as edit_module
 from cmpolicy.edit import edit, open_session
 from cmpolicy.errors import InputError
 from cmpolicy.images.config import EditConfig
@@ -31,26 +27,17 @@ TINY = (
 CPU = torch.device("cpu")
 
 
-def trained(path: Path, *overrides: str) -> Path:
-    with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
-        config: Any = OmegaConf.to_object(
-            hydra.compose("image", [*TINY, *overrides, f"run_dir={path}"])
-        )
-    train(config, [])
-    return path
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def runs(tmp_path_factory: pytest.TempPathFactory, compose: Any) -> dict[str, Path]:
     """Digits with classes, and colours without."""
     place = tmp_path_factory.mktemp("runs")
     pixels = torch.randint(256, (40, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     for split in ("train", "test"):
         write_npz(place / f"{split}.npz", pixels.byte())
-    return {
-        "digits": trained(place / "digits"),
-        "colours": trained(place / "colours", "data.name=npz", f"data.root={place}"),
-    }
+    colours = ("data.name=npz", f"data.root={place}")
+    for name, data in (("digits", ()), ("colours", colours)):
+        train(compose(*TINY, *data, f"run_dir={place / name}", config="image"), [])
+    return {name: place / name for name in ("digits", "colours")}
 
 
 def session(run: Path, **options: Any) -> EditingSession:
@@ -165,9 +152,7 @@ def test_wrong_input_is_one_line(runs, tmp_path):
         EditConfig("run", noise=0)
 
 
-def test_the_command_leaves_with_2(runs):
-    command = [sys.executable, "-m", "cmpolicy.edit", f"run={runs['digits']}", "task=sharpen"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert found.returncode == 2
-    assert found.stderr.count("\n") == 1
-    assert found.stderr.startswith("error: unknown task 'sharpen'")
+def test_the_command_leaves_with_2(runs, command):
+    code, err = command(edit_module, f"run={runs['digits']}", "task=sharpen")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: unknown task 'sharpen'")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 import safetensors.torch
 import torch
-from omegaconf import OmegaConf
 
 from cmpolicy.acceleration.stacked_agents import StackedAgents
-from cmpolicy.cli.command import CONFIG_PATH
 from cmpolicy.cli.resume import load_config, resumed_config
 from cmpolicy.errors import InputError
 from cmpolicy.evaluate import EvaluateConfig, evaluate
@@ -23,27 +20,19 @@ from cmpolicy.train import train
 from cmpolicy.training.checkpoint import load_state
 from cmpolicy.training.run_directory import RunDirectory
 
-TINY = (
-    *("env=hopper-medium", "dataset.source=sample", "threads=1", "progress=false", "batch_size=8"),
-    *("agent.policy.hidden=[8]", "agent.critic_hidden=[8]", "eval.episodes=1", "steps=12"),
-    *("eval.final_episodes=1", "eval.every=6", "log_every=4", "checkpoint_every=5"),
-)
+EVERY = ("steps=12", "eval.every=6", "log_every=4", "checkpoint_every=5")
 
 
-def compose(*overrides: str) -> RLConfig:
-    with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
-        config = OmegaConf.to_object(hydra.compose("rl", list(overrides)))
-    assert isinstance(config, RLConfig)
-    return config
+@pytest.fixture(scope="module")
+def start(compose: Any, tiny: tuple[str, ...]) -> Callable[..., Path]:
+    """start(path, *overrides): train a run with small critics."""
 
+    def trained(path: Path, *overrides: str, critic: bool = True) -> Path:
+        critics = ["agent.critic_hidden=[8]"] if critic else []
+        train(compose(*tiny, *critics, *EVERY, f"run_dir={path}", *overrides), [])
+        return path
 
-def start(path: Path, *overrides: str) -> Path:
-    train(compose(*TINY, f"run_dir={path}", *overrides), [])
-    return path
-
-
-def go_on(path: Path, *overrides: str) -> None:
-    train(compose(f"resume={path}", *overrides), [f"resume={path}", *overrides])
+    return trained
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
@@ -51,12 +40,14 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def several(tmp_path_factory: pytest.TempPathFactory, start: Any) -> Path:
     """A finished run of two seeds."""
     return start(tmp_path_factory.mktemp("runs") / "several", "seeds=[0,3]")
 
 
-def test_a_seed_of_several_is_the_run_of_that_seed(several: Path, tmp_path: Path) -> None:
+def test_a_seed_of_several_is_the_run_of_that_seed(
+    several: Path, tmp_path: Path, start: Any
+) -> None:
     alone, mine = start(tmp_path / "alone", "seed=3"), several / "seed-3"
     for name, tensor in weights_of(alone).items():
         torch.testing.assert_close(weights_of(mine)[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
@@ -69,16 +60,9 @@ def test_a_seed_of_several_is_the_run_of_that_seed(several: Path, tmp_path: Path
     for name in ("last", "best"):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-3)
     assert [e["step"] for e in ours["evaluations"]] == [6, 12]
-    with (mine / "metrics.csv").open() as file:
-        assert [row["step"] for row in csv.DictReader(file) if row["critic/loss"]] == [
-            "4",
-            "8",
-            "12",
-        ]
-    config, single = (
-        load_config(RunDirectory(mine), RLConfig),
-        load_config(RunDirectory(alone), RLConfig),
-    )
+    logged = [r["step"] for r in RunDirectory(mine).read_metrics() if r["critic/loss"]]
+    assert logged == ["4", "8", "12"]
+    config, single = (load_config(RunDirectory(path), RLConfig) for path in (mine, alone))
     assert isinstance(config, RLConfig)
     assert (config.seed, config.seeds, config.run_dir) == (3, None, str(mine))
     config.run_dir = single.run_dir
@@ -104,7 +88,7 @@ def test_a_seed_is_evaluated_as_any_run_and_several_are_refused(several: Path) -
 
 
 def test_killed_and_resumed_all_seeds_end_bit_for_bit(
-    several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compose: Any, start: Any
 ) -> None:
     update, updates = StackedAgents.update, 0
 
@@ -119,7 +103,7 @@ def test_killed_and_resumed_all_seeds_end_bit_for_bit(
         patch.setattr(StackedAgents, "update", deadly)
         with pytest.raises(KeyboardInterrupt):
             start(tmp_path / "cut", "seeds=[0,3]")
-    go_on(tmp_path / "cut")
+    train(compose(f"resume={tmp_path / 'cut'}"), [])
     for seed in (0, 3):
         a, b = (
             safetensors.torch.load_file(run / f"seed-{seed}" / "checkpoints" / "last.safetensors")
@@ -129,13 +113,13 @@ def test_killed_and_resumed_all_seeds_end_bit_for_bit(
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_the_best_checkpoints_are_scored_together_as_each_alone(tmp_path: Path) -> None:
+def test_the_best_checkpoints_are_scored_together_as_each_alone(tmp_path: Path, start: Any) -> None:
     fast = ("agent.learning_rate=0.1", "agent.ema_decay=0.0", "eval.every=1", "agent.mode_of=1")
     path = start(tmp_path / "several", "seeds=[0,3,1]", *fast)
     steps = []
     for seed in (0, 3, 1):
         run = RunDirectory(path / f"seed-{seed}")
-        config = {"checkpoint": "best", "episodes": 1, "seed": 10_000 * (seed + 1) + 5_000}
+        config = {"checkpoint": "best", "episodes": 1, "seed": 1_000_000 * (seed + 1) + 900_000}
         evaluate(EvaluateConfig(run=str(run.path), device="cpu", **config), [])
         row = json.loads((run.path / "evaluations.jsonl").read_text())
         best = run.read_results()["best"]
@@ -152,8 +136,6 @@ def test_the_seeds_of_a_run_stay(several: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["bc", "iql", "diffusion_ql", "ac_ding_jin"])
-def test_every_agent_trains_several_seeds(agent: str, tmp_path: Path) -> None:
-    arguments = [a for a in TINY if agent != "bc" or "critic" not in a]
-    config = compose(*arguments, f"agent={agent}", "seeds=2", f"run_dir={tmp_path / 'run'}")
-    train(config, [])
+def test_every_agent_trains_several_seeds(agent: str, tmp_path: Path, start: Any) -> None:
+    start(tmp_path / "run", f"agent={agent}", "seeds=2", critic=agent != "bc")
     assert RunDirectory(tmp_path / "run").read_results()["seeds"] == [0, 1]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,30 +35,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place.mkdir()
     monkeypatch.chdir(place)
     return place
-
-
-@pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Command]:
-    """command(module, *arguments): (exit code, stderr), in this process to save its start."""
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    loggers = [logging.getLogger(), logging.getLogger("cmpolicy")]
-    before = [(x.handlers[:], x.level, x.propagate) for x in loggers]
-
-    def call(module: Any, *arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
-        capsys.readouterr()
-        try:
-            module.main()
-        except SystemExit as left:
-            return int(left.code or 0), capsys.readouterr().err
-        return 0, capsys.readouterr().err
-
-    yield call
-    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
-        logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
-        logger.manager._clear_cache()
 
 
 def refusal(code: int, err: str) -> str:
@@ -94,10 +70,10 @@ def write(path: Path, changed: dict[str, Any]) -> Path:
 # The command line -----------------------------------------------------------------------------
 
 COMMAND_LINES = [
-    (["env=hoper-medium"], ["there is no env=hoper-medium", "hopper-medium", "antmaze-umaze"]),
+    (["env=hoper-medium"], ["no env=hoper-medium (did you mean hopper-medium?)", "antmaze-umaze"]),
     (["agent=sac"], ["there is no agent=sac", "ac", "bc"]),
-    (["stps=5"], ["there is no key stps", "steps", "batch_size"]),
-    (["eval.evry=5"], ["evry", "every", "episodes"]),
+    (["stps=5"], ["there is no key stps (did you mean steps?)", "batch_size"]),
+    (["eval.evry=5"], ["there is no key eval.evry (did you mean every?)", "episodes"]),
     (["agent.gamma=0.9"], ["gamma", "discount"]),
     (["agent.n_step=5"], ["agent ac learns from one-step targets, got n_step=5"]),
     (["agent.policy.depth=3"], ["depth", "hidden"]),
@@ -107,8 +83,15 @@ COMMAND_LINES = [
     (["batch_size=-4"], ["batch_size must be at least 1, got -4"]),
     (["eval.every=0"], ["every must be at least 1, got 0"]),
     (["agent.radius=-1"], ["radius", "-1"]),
+    (["+learning_rate=1"], ["no key learning_rate (did you mean agent.learning_rate?)"]),
+    (["+env.max_episode_step=5"], ["env.max_episode_step (did you mean env.max_episode_steps?)"]),
+    (["+agent.policy.loss_option.s1=9"], ["(did you mean agent.policy.loss_options?)"]),
+    (["+zebra=1"], ["there is no key zebra"]),
     (["agent.policy.bound=sigmoid"], ["unknown bound 'sigmoid'", "tanh"]),
     (["steps"], ["steps"]),
+    (["threads=0"], ["threads must be at least 1"]),
+    (["seed=-2"], ["seed must be between 0 and"]),
+    (["agent.critic_activation=none"], ["none"]),
     (["agent.policy.hidden=[8"], ["[8"]),
     ([], ["no task: give env=NAME"]),
     (["dataset.source=cloud"], ["cloud", "minari", "sample"]),
@@ -128,16 +111,6 @@ def test_a_wrong_command_line(
     task = () if not arguments or arguments[0].startswith("env=ho") else SAMPLE
     line = refusal(*command(train, *task, *arguments))
     assert all(word in line for word in said), line
-    assert list(place.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "arguments", [["threads=0"], ["seed=-2"], ["agent.critic_activation=none"]]
-)
-def test_a_wrong_value_that_nobody_checks(
-    place: Path, command: Command, arguments: list[str]
-) -> None:
-    refusal(*command(train, *SAMPLE, *TINY, *arguments))
     assert list(place.iterdir()) == []
 
 
@@ -256,6 +229,7 @@ def test_a_damaged_or_foreign_checkpoint(
     run: Path, place: Path, command: Command, kind: str, module: Any, key: str
 ) -> None:
     damage(run / "checkpoints" / "last.safetensors", kind)
+    (run / "checkpoints" / "previous.safetensors").unlink()
     before = {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
     line = refusal(*command(module, f"{key}=run"))
     assert "last.safetensors" in line
@@ -263,10 +237,20 @@ def test_a_damaged_or_foreign_checkpoint(
     assert {p: p.read_bytes() for p in place.rglob("*") if p.is_file()} == before
 
 
-@pytest.mark.parametrize("override", ["agent=ac", "seed=4", "env=walker2d-medium"])
-def test_resuming_as_another_run(run: Path, command: Command, override: str) -> None:
-    line = refusal(*command(train, "resume=run", override))
-    assert f"{override.split('=')[0]} cannot change in a run that has begun" in line
+@pytest.mark.parametrize(("module", "key"), [(train, "resume"), (evaluate, "run")])
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
+    run: Path, command: Command, module: Any, key: str
+) -> None:
+    damage(run / "checkpoints" / "last.safetensors", "overwritten")
+    code, err = command(module, f"{key}=run")
+    assert code == 0, err
+    assert "WARNING: run/checkpoints/last.safetensors is damaged" in err
+    assert "using the checkpoint before it, run/checkpoints/previous.safetensors" in err
+
+
+def test_resuming_as_another_run(run: Path, command: Command) -> None:
+    line = refusal(*command(train, "resume=run", "seed=4"))
+    assert "seed cannot change in a run that has begun" in line
 
 
 @pytest.mark.parametrize(
@@ -305,27 +289,12 @@ def outside(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("module", "arguments", "said"),
-    [
-        ("train", ["env=hoper-medium"], "hopper-medium-replay"),
-        ("train", [*SAMPLE, "run_dir=/dev/null/run"], "cannot write to /dev/null/run"),
-        ("evaluate", ["run=nowhere"], "is not a run"),
-    ],
-)
-def test_a_real_process_says_one_line(
-    place: Path, module: str, arguments: list[str], said: str
-) -> None:
-    done = outside(module, place, *arguments)
-    assert said in refusal(done.returncode, done.stderr)
-    if "env=hoper-medium" in arguments:
-        assert len(done.stderr.splitlines()) == 1
-    assert done.stdout == ""
-    assert list(place.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_a_traceback_is_shown_when_asked_for(place: Path) -> None:
+def test_a_real_process_says_one_line_and_shows_a_traceback_when_asked_to(place: Path) -> None:
+    for module, wrong in (("train", "env=hoper-medium"), ("evaluate", "run=nowhere")):
+        done = outside(module, place, wrong)
+        refusal(done.returncode, done.stderr)
+        assert (len(done.stderr.splitlines()), done.stdout) == (1, "")
+        assert list(place.iterdir()) == []
     done = outside("train", place, "steps=0", CMPOLICY_TRACEBACK="1")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
@@ -333,6 +302,34 @@ def test_a_traceback_is_shown_when_asked_for(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_with_a_wrong_run_fails(place: Path) -> None:
-    done = outside("train", place, "-m", *SAMPLE, *TINY, "steps=0,6")
-    assert "steps must be at least 1, got 0" in refusal(done.returncode, done.stderr)
+def test_a_sweep_goes_on_after_a_failing_job_and_lists_it(place: Path) -> None:
+    data = "dataset.path=nowhere.hdf5,null"
+    done = outside("train", place, "-m", *SAMPLE, *TINY, "steps=6,0", data, "agent=bc")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: 3 of the sweep's jobs failed: ")
+    assert last.count("steps=0") == 2
+    assert last.count("dataset.path=nowhere.hdf5") == 2
+    [run] = (path.parent for path in place.rglob("results.json"))
+    assert '"finished": true' in (run / "results.json").read_text()
+
+
+# Signals at the start --------------------------------------------------------------------------
+
+SIGNALLED = """
+import os, signal, sys, time
+from cmpolicy.cli.command import run
+os.kill(os.getpid(), signal.{signum}) if __name__ == "slow" else run(print, "rl", ["slow"])
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_imports_ends_with_one_line(place: Path, signum: signal.Signals) -> None:
+    for name in ("slow.py", "start.py"):
+        (place / name).write_text(SIGNALLED.replace("{signum}", signum.name))
+    done = subprocess.run(
+        [sys.executable, "start.py"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (128 + signum, f"stopped by {signum.name}\n")

@@ -1,4 +1,4 @@
-"""An agent's whole update as one compiled graph: losses, gradients, optimisers and averages."""
+"""An agent's whole update as one compiled graph: losses, gradients, optimisers, averages."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from cmpolicy.acceleration.functional_module import FunctionalModule
-
 log = logging.getLogger("cmpolicy")
-STATES = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for a parameter
 
 UpdateMetrics = Mapping[str, Tensor]
 
 
 class UpdatedModules(Protocol):
-    """An agent, or several that are stacked."""
+    """An agent, or several stacked ones."""
 
     optimizers: dict[str, torch.optim.Optimizer]
     update: Callable[[Any], UpdateMetrics]
@@ -31,10 +29,9 @@ class UpdatedModules(Protocol):
 
 @runtime_checkable
 class Compilable(Protocol):
-    """A learner, a module, with a core whose `update` is a function of tensors alone.
+    """A learner, an nn.Module, the `update` of whose core performs the same operations each time.
 
-    It carries out the same operations every time, its optimisers are AdamW's. It draws from
-    `generators`, or from torch's own where there are none.
+    Its optimisers are AdamW. It draws from `generators`, or from torch's global generator.
     """
 
     @property
@@ -44,17 +41,30 @@ class Compilable(Protocol):
     def generators(self) -> Sequence[torch.Generator]: ...
 
 
+class FunctionalModule(nn.Module):
+    """A module whose `forward` calls any function of it, for `functional_call`.
+
+    The names of its parameters and buffers begin with ``module.``.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, function: Callable[..., Any], *inputs: Any) -> Any:
+        """Call `function`."""
+        return function(*inputs)
+
+
 class CompiledUpdate:
-    """The `update` of a learner's core, traced and compiled for each shape of batch.
+    """The update of a learner's core, traced by make_fx and compiled for each batch shape.
 
-    Operation by operation a third of an update's time goes into starting operations and into memory
-    that is read once more for each of them. One graph has neither: what an optimiser does with a
-    parameter and what the averages make of it is one pass. torch.compile does not see through
-    optimisers, and checks at every call, in a tenth of the time, whether anything has changed.
+    One graph saves the start of each operation and fuses what the optimisers and the averages do
+    to a parameter. torch.compile around the update is slower, see benchmarks/results/compile.md.
 
-    Random numbers are those of the eager update. Optimisers have their state from their first
-    step on, so the first update of all is an eager one. Where the update does not compile, for want
-    of a C++ compiler for instance, the learner goes on without.
+    Random numbers are those of the eager update. The first update is eager, because AdamW creates
+    its state there. If the compiler fails, for example without a C++ compiler, all updates are
+    eager.
     """
 
     def __init__(self, learner: Compilable) -> None:
@@ -73,48 +83,47 @@ class CompiledUpdate:
         key = tuple((t.shape, t.dtype) for t in inputs)
         if key not in self.compiled:
             try:
-                with warnings.catch_warnings():  # of deprecations inside the compiler
+                with warnings.catch_warnings():  # about deprecations inside the compiler
                     warnings.simplefilter("ignore")
                     self.compiled[key] = self.compile(states, inputs, structure)
-            except Exception as error:  # a compiler fails in its own ways
+            except Exception as error:  # compilers raise anything
                 reason = " ".join(str(error).split())[:200]
-                log.warning("compiling failed, going on without: %s", reason)
+                log.warning("compiling failed, updates are eager: %s", reason)
                 self.core.update = self.eager
                 return self.eager(batch)
         return self.compiled[key](states, inputs)
 
     def states(self) -> list[Tensor]:
-        """Of all optimisers, STATES of each parameter; KeyError before their first steps."""
+        """ADAM_STATE of each parameter of each optimiser; KeyError before the first update."""
         return [
             optimizer.state[parameter][name]
             for optimizer in self.core.optimizers.values()
             for parameter in parameters_of(optimizer)
-            for name in STATES
+            for name in ADAM_STATE
         ]
 
     def compile(
         self, states: list[Tensor], inputs: list[Tensor], structure: pytree.TreeSpec
     ) -> Callable[[list[Tensor], list[Tensor]], UpdateMetrics]:
-        """The compiled form of `update(batch)`, of the optimisers' states and a flat batch."""
+        """Compile `update(batch)` as a function of the optimisers' states and a flat batch."""
         from torch._inductor import compile as compile_graph  # slow to import
 
         named = dict([*self.caller.named_parameters(), *self.caller.named_buffers()])
         modules = [tensor.detach() for tensor in named.values()]
-        trained = {id(tensor): i for i, tensor in enumerate(named.values())}
+        index = {id(tensor): i for i, tensor in enumerate(named.values())}
         optimizers, names = self.core.optimizers, list[str]()
 
         def traced(*tensors: Tensor) -> list[Tensor]:
             unread = iter(tensors)
             own = [next(unread).detach().requires_grad_(t.requires_grad) for t in named.values()]
-            stand_ins: Any = {
-                name: TracedAdamW(
+            self.core.optimizers = {
+                name: TracedAdamW(  # type: ignore[misc]
                     optimizer.param_groups[0],
-                    [own[trained[id(p)]] for p in parameters_of(optimizer)],
+                    [own[index[id(p)]] for p in parameters_of(optimizer)],
                     unread,
                 )
                 for name, optimizer in optimizers.items()
             }
-            self.core.optimizers = stand_ins
             batch = pytree.tree_unflatten(list(unread), structure)
             metrics = functional_call(
                 self.caller, dict(zip(named, own, strict=True)), (self.eager, batch)
@@ -123,10 +132,10 @@ class CompiledUpdate:
             return list(metrics.values())
 
         copies = [tensor.clone() for tensor in (*modules, *states)]
-        cuda = [t.device for t in modules[:1] if t.is_cuda]
+        gpus = [t.device for t in modules[:1] if t.is_cuda]
         try:
-            with torch.random.fork_rng(cuda):  # tracing carries out the update once, on copies
-                graph = make_fx(traced, BIASES_APART)(*copies, *inputs)
+            with torch.random.fork_rng(gpus):  # tracing performs the update once, on the copies
+                graph = make_fx(traced, SEPARATE_BIASES)(*copies, *inputs)
         finally:
             self.core.optimizers = optimizers
         used = drop_unused_inputs(graph, len(copies))
@@ -135,7 +144,7 @@ class CompiledUpdate:
         function = compile_graph(
             graph,
             [*kept, *(states[i] for i in rest), *inputs],
-            # The compiler's patterns would put the biases back into the products.
+            # The pattern matcher would merge the biases into the products again.
             {"fallback_random": True, "pattern_matcher": False},
         )
 
@@ -147,19 +156,19 @@ class CompiledUpdate:
 
 
 class TracedAdamW:
-    """AdamW (Loshchilov & Hutter 2017, Algorithm 2) in operations that can be traced.
+    """AdamW (Loshchilov & Hutter 2017, Algorithm 2) in traceable operations.
 
     Args:
-        group: settings of the optimiser in whose place it is.
-        parameters: what it moves.
-        states: gives STATES of each of them, which it moves as well.
+        group: settings of the optimiser that it replaces.
+        parameters: which it moves.
+        states: gives ADAM_STATE of each parameter, which it updates too.
     """
 
     def __init__(
         self, group: Mapping[str, Any], parameters: Sequence[Tensor], states: Iterator[Tensor]
     ) -> None:
         self.param_groups = [{**group, "params": list(parameters)}]
-        self.states = [[next(states) for _ in STATES] for _ in parameters]
+        self.states = [[next(states) for _ in ADAM_STATE] for _ in parameters]
 
     @torch.no_grad()
     def step(self) -> None:
@@ -167,7 +176,7 @@ class TracedAdamW:
         (group,) = self.param_groups
         beta1, beta2 = group["betas"]
         step = self.states[0][0] + 1
-        # 1 − βᵏ by way of exp: what has one in it is computed once, and not for each element.
+        # βᵏ as exp(k ln β): the compiler computes a term with exp once, not for each element.
         correction1 = 1 - (math.log(beta1) * step).exp()
         correction2 = (1 - (math.log(beta2) * step).exp()).sqrt()
         size = group["lr"] / correction1
@@ -183,29 +192,20 @@ class TracedAdamW:
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """What it moves."""
+    """All parameters of an optimiser."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def bias_after_mm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """aten.addmm."""
-    return torch.mm(a, b) + bias
-
-
-def bias_after_bmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """aten.baddbmm."""
-    return torch.bmm(a, b) + bias
-
-
-# A product copies its bias to where it adds to it. Apart, it is added as the activation is taken.
-BIASES_APART = {
-    torch.ops.aten.addmm.default: bias_after_mm,
-    torch.ops.aten.baddbmm.default: bias_after_bmm,
+# A product with a bias first copies the bias to its output. Apart, the bias is fused with the
+# activation.
+SEPARATE_BIASES = {
+    torch.ops.aten.addmm.default: lambda bias, a, b: torch.mm(a, b) + bias,
+    torch.ops.aten.baddbmm.default: lambda bias, a, b: torch.bmm(a, b) + bias,
 }
 
 
 def drop_unused_inputs(graph: torch.fx.GraphModule, count: int) -> list[int]:
-    """Remove those of the first `count` inputs that nothing reads; returns which remain."""
+    """Remove the unused ones of the first `count` inputs; return the indices of the others."""
     inputs = [node for node in graph.graph.nodes if node.op == "placeholder"][:count]
     used = [i for i, node in enumerate(inputs) if node.users]
     for node in inputs:

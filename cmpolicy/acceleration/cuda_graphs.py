@@ -1,4 +1,4 @@
-"""Updates as CUDA graphs, several a replay."""
+"""Updates as CUDA graphs, several per replay."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from cmpolicy.acceleration.compiled_update import Compilable, UpdateMetrics
 from cmpolicy.acceleration.updates import Updates
 
 WARM_UPS = 3  # eager updates before a capture, in which libraries and optimisers allocate
-UPDATES_A_REPLAY = 10
+UPDATES_PER_REPLAY = 10
 
 
 class GraphedUpdates:
-    """Updates as CUDA graphs, several a replay; the batch's index is drawn in the graph as well.
+    """Updates as CUDA graphs, several per replay, in which batches are drawn as well.
 
-    The first updates are eager ones on a side stream, which capturing needs to be warm. A graph
-    reads and writes the tensors that were there when it was captured: no state may be loaded into
-    the learner between two calls. Random numbers go on where torch's generator of the device is,
-    or where the generators of stacked seeds are.
+    The first updates are eager, on the side stream that a capture needs. A graph reads and writes
+    the tensors of its capture: load no state into the learner between two calls. Random numbers
+    go on from torch's generator of the device, or from those of the stacked seeds.
     """
 
     def __init__(self, updates: Updates, learner: Compilable) -> None:
@@ -36,7 +35,7 @@ class GraphedUpdates:
         if self.warm < WARM_UPS:
             self.warm += 1
             return 1, self.update_on_side_stream()
-        size = UPDATES_A_REPLAY if most >= UPDATES_A_REPLAY else 1
+        size = UPDATES_PER_REPLAY if most >= UPDATES_PER_REPLAY else 1
         if size not in self.graphs:
             self.graphs[size] = self.capture(size)
         graph, metrics = self.graphs[size]
@@ -44,7 +43,7 @@ class GraphedUpdates:
         return size, metrics
 
     def update_on_side_stream(self) -> UpdateMetrics:
-        """An eager update on the side stream."""
+        """Perform an eager update on the side stream."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
@@ -53,7 +52,7 @@ class GraphedUpdates:
         return metrics
 
     def capture(self, size: int) -> tuple[torch.cuda.CUDAGraph, UpdateMetrics]:
-        """Record `size` updates, none of which is carried out."""
+        """Record `size` updates without performing them."""
         graph: Any = torch.cuda.CUDAGraph()
         for generator in self.generators:
             graph.register_generator_state(generator)

@@ -1,26 +1,26 @@
-"""How updates are carried out: operation by operation, compiled, or as CUDA graphs."""
+"""How updates are performed: eager, compiled, or as CUDA graphs."""
 
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import torch
 
-from cmpolicy.acceleration.compiled_update import Compilable, CompiledUpdate
-from cmpolicy.acceleration.cuda_graphs import GraphedUpdates
-from cmpolicy.acceleration.updates import Updates
 from cmpolicy.errors import InputError
-from cmpolicy.training.loop import Advance, Dataset, Learner
+
+if TYPE_CHECKING:
+    from cmpolicy.training.loop import Advance, Dataset, Learner
 
 log = logging.getLogger("cmpolicy")
 ACCELERATIONS = ("auto", "graph", "compiled_graph", "compile", "off")
-# Compiling takes up to three quarters of a minute of a CPU and saves more than a third of every
-# update: it has paid for itself after some 6,000.
+# Compiling takes up to 45 seconds of a CPU and saves more than a third of each update: it pays
+# after about 6,000 updates.
 WORTH_COMPILING = 20_000
 
 
 def check_acceleration(name: str) -> None:
-    """Raise ValueError unless it is known."""
+    """Raise ValueError for an unknown name."""
     if name not in ACCELERATIONS:
         raise ValueError(f"unknown accelerate {name!r}, expected one of {', '.join(ACCELERATIONS)}")
 
@@ -28,14 +28,17 @@ def check_acceleration(name: str) -> None:
 def resolve_acceleration(
     name: str, learner: Learner, device: torch.device, updates: int, *, growing: bool = False
 ) -> str:
-    """What `name` means for a run of so many updates: one of ACCELERATIONS but ``auto``.
+    """Choose one of ACCELERATIONS other than ``auto``.
 
-    Data that grows between updates is drawn from outside, so it cannot be part of a graph. A
-    resumed run must come out as one in a single sitting, so `updates` is its whole length.
+    Args:
+        updates: length of the whole run, so that a resumed run chooses as an uninterrupted one.
+        growing: the data grow between updates: batches cannot be drawn inside a graph.
 
     Raises:
-        InputError: if the learner or the device does not have it.
+        InputError: if the learner, the data or the device cannot be accelerated so.
     """
+    from cmpolicy.acceleration.compiled_update import Compilable
+
     able, graph = isinstance(learner, Compilable), name in ("graph", "compiled_graph")
     if name == "auto":
         worth = able and updates >= WORTH_COMPILING
@@ -54,7 +57,11 @@ def resolve_acceleration(
 def accelerated(
     learner: Learner, dataset: Dataset, batch_size: int, acceleration: str, precision: str
 ) -> Advance:
-    """What the loop updates `learner` with, as `acceleration` and `precision` were resolved."""
+    """Make what performs the updates of the loop; both names are resolved ones."""
+    from cmpolicy.acceleration.compiled_update import Compilable, CompiledUpdate
+    from cmpolicy.acceleration.cuda_graphs import GraphedUpdates
+    from cmpolicy.acceleration.updates import Updates
+
     updates = Updates(learner, dataset, batch_size, bfloat16=precision == "bf16")
     if acceleration == "off":
         return updates

@@ -1,4 +1,4 @@
-"""In which precision a run computes."""
+"""Precision of matrix products."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ EXACT = 1e-5  # largest relative error of a float32 product; bfloat16 inputs wou
 
 
 def check_precision(name: str) -> None:
-    """Raise ValueError unless networks can compute in it."""
+    """Raise ValueError for an unknown name."""
     if name not in PRECISIONS:
         raise ValueError(f"unknown precision {name!r}, expected one of {', '.join(PRECISIONS)}")
 
 
 def resolve_precision(name: str, device: torch.device, auto: Sequence[str]) -> str:
-    """``fp32``, ``tf32`` or ``bf16``: what `name` means on a device.
+    """Choose ``fp32``, ``tf32`` or ``bf16``.
 
     Args:
-        auto: what ``auto`` chooses from, the first that the device has instructions for.
+        auto: candidates of ``auto``; it takes the first that the device has instructions for.
     """
     if name != "auto":
         return name
@@ -31,7 +31,7 @@ def resolve_precision(name: str, device: torch.device, auto: Sequence[str]) -> s
 
 
 def is_quick(precision: str, device: torch.device) -> bool:
-    """Whether the device has instructions for it."""
+    """Whether the device has instructions for the precision."""
     if precision == "fp32":
         return True
     if device.type == "cuda":
@@ -42,10 +42,10 @@ def is_quick(precision: str, device: torch.device) -> bool:
 
 
 def use_precision(precision: str, device: torch.device) -> None:
-    """Set how this process computes float32 products; rounding to bfloat16 is the networks' own.
+    """Set how this process computes float32 products; networks round to bfloat16 themselves.
 
     Raises:
-        InputError: for tf32 where there is none.
+        InputError: for tf32 on a CPU.
     """
     if precision == "tf32" and device.type != "cuda":
         raise InputError(f"precision=tf32 is for CUDA, got device {device}; give fp32 or bf16")
@@ -56,7 +56,7 @@ def use_precision(precision: str, device: torch.device) -> None:
 
 
 def product_error(dtype: torch.dtype = torch.float32) -> float:
-    """Largest error of a 256 × 256 product in `dtype`, relative to its largest entry."""
+    """Measure the largest error of a 256 × 256 product, relative to its largest entry."""
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 256, 256, generator=generator)
     exact = a.double() @ b.double()
@@ -64,11 +64,11 @@ def product_error(dtype: torch.dtype = torch.float32) -> float:
 
 
 def use_fast_float32_products(device: torch.device) -> None:
-    """Let oneDNN compute float32 products on a CPU where it loses nothing by it.
+    """Let oneDNN compute float32 products on a CPU, unless that rounds them.
 
-    "medium" permits bfloat16 inside a product and hands it from MKL to oneDNN. A CPU with AMX makes
-    use of the permission, so there it is withdrawn. Others compute in float32 all the same, and
-    with AVX-512, which MKL does not use on AMD's: there products take half the time.
+    "medium" permits bfloat16 and moves products from MKL to oneDNN. Only a CPU with AMX then
+    rounds, and the permission is withdrawn. oneDNN uses AVX-512 on AMD's CPUs, which MKL does not:
+    products take half the time.
     """
     if device.type == "cpu":
         torch.set_float32_matmul_precision("medium")

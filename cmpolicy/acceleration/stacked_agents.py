@@ -1,9 +1,8 @@
-"""Agents of several seeds that are updated as one: their parameters stacked, their losses mapped.
+"""Agents of several seeds updated as one: parameters are stacked, losses mapped by `vmap`.
 
-What differs between seeds is their parameters, what optimisers keep of these, and their random
-numbers. Buffers are the statistics of the data and the count of updates, which all share. Whatever
-happens in place, optimisers and averages, is elementwise and takes stacked parameters as they are;
-losses are mapped over the seeds by `torch.func.vmap`, and their sum differentiated.
+Seeds differ in parameters, states of optimisers, and random numbers. They share buffers: statistics
+of the data and the count of updates. Optimisers and averages are elementwise and take stacked
+parameters as they are; the sum of the losses is differentiated.
 """
 
 from __future__ import annotations
@@ -17,29 +16,29 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from cmpolicy.acceleration.functional_module import FunctionalModule
+from cmpolicy.acceleration.compiled_update import FunctionalModule, parameters_of
 from cmpolicy.agents.agent import Agent, Metrics
 from cmpolicy.array_types import FloatArray
 from cmpolicy.consistency.randomness import RecordedNoise, drawing_from, noise_requests
 from cmpolicy.datasets.transitions import TransitionBatch
 
 F = TypeVar("F", bound=Callable[..., Any])
-Optimized = tuple[torch.optim.Optimizer, Tensor]  # one of the parameters that it moves
-SHARED = {"step"}  # of Adam's state: the count of updates, which no seed has for itself
+Optimized = tuple[torch.optim.Optimizer, Tensor]  # and one of its parameters
+SHARED = {"step"}  # of Adam's state: the count of updates
 
 
 class StackedAgents(nn.Module):
     """R agents of one configuration that a single `update` trains.
 
-    As a module it has the stacked parameters, the buffers, and what an update draws.
+    As a module it has the stacked parameters, the buffers, and the random numbers of an update.
 
-    Each remains an agent by itself, that acts and is saved: its parameters become views into the
-    stacked ones. Alone it would come out the same, up to the order in which products are summed.
+    The parameters of each agent become views into the stacked ones, so each still acts and is
+    saved by itself. Trained alone it would be the same up to the order of sums in products.
 
     Args:
-        agents: alike but for their parameters, all after the same number of updates; of the
-            buffers, those of the first one hold for all.
-        generators: where each draws from.
+        agents: equal but for their parameters, after the same number of updates; the buffers of
+            the first one hold for all.
+        generators: one for each agent to draw from.
     """
 
     def __init__(self, agents: Sequence[Agent], generators: Sequence[torch.Generator]) -> None:
@@ -55,11 +54,11 @@ class StackedAgents(nn.Module):
 
     @property
     def core(self) -> Agent:
-        """What `update` trains: the stacked agent, whose draws come from the recording."""
+        """The stacked agent, which draws from the recording."""
         return self.stacked
 
     def update(self, batch: TransitionBatch) -> Metrics:
-        """One update of every seed: batches (R, B, …) → metrics (R,)."""
+        """Update every seed: batches (R, B, …) → metrics (R,)."""
         if self.recording is None:
             probe = copy.deepcopy(self.agents[0])
             first = TransitionBatch(*(column[0] for column in batch))
@@ -77,11 +76,11 @@ class StackedAgents(nn.Module):
     def replaying(
         self, update: Callable[[TransitionBatch], Metrics]
     ) -> Callable[[TransitionBatch], Metrics]:
-        """`update`, which reads what was recorded for it from the beginning to the end."""
+        """Wrap `update` so that it reads the whole recording, from its beginning."""
 
         def read_all(batch: TransitionBatch) -> Metrics:
             assert self.recording is not None, "recording comes first"
-            self.recording.position = 0  # a compiler that then failed may have read it before
+            self.recording.position = 0  # a failed compiler may have read some of it
             metrics = update(batch)
             self.recording.check_read()
             return metrics
@@ -89,9 +88,9 @@ class StackedAgents(nn.Module):
         return read_all
 
     def act_with(self, generators: Sequence[torch.Generator]) -> Callable[[FloatArray], FloatArray]:
-        """A function that acts for all seeds at once: (R, N, obs_dim) → (R, N, action_dim).
+        """Make a function that acts for all seeds: (R, N, obs_dim) → (R, N, action_dim).
 
-        Each seed draws from its own of the generators what its agent's `act` would draw.
+        Each seed draws from its own generator what its agent's `act` would draw.
         """
         recording: RecordedNoise | None = None
 
@@ -112,14 +111,14 @@ class StackedAgents(nn.Module):
         return act
 
     def over_seeds(self, function: F) -> F:
-        """`function` of every seed's modules, inputs (R, …) and draws → its outputs, (R, …)."""
+        """Map a function of modules, inputs (R, …) and draws over the seeds: outputs (R, …)."""
         recording = self.recording
         assert recording is not None, "update comes first"
         begin = recording.position
 
         @functools.wraps(function)
         def of_all(*inputs: Any) -> Any:
-            # Both are asked for here, because tracing puts others in their place.
+            # Looked up here, because tracing replaces them.
             numbers = [self.get_buffer(f"drawn_{i}") for i in range(len(recording.numbers))]
             recording.position = begin
             return self.mapped(function, recording, numbers)(*inputs)
@@ -127,7 +126,7 @@ class StackedAgents(nn.Module):
         return of_all  # type: ignore[return-value]
 
     def mapped(self, function: F, recording: RecordedNoise, numbers: list[Tensor]) -> F:
-        """`over_seeds`, with `numbers` for the draws of `recording`."""
+        """See `over_seeds`; `numbers` are the draws of `recording`."""
         caller = FunctionalModule(self.stacked)
 
         def of_one(parameters: dict[str, Tensor], numbers: list[Tensor], inputs: Any) -> Any:
@@ -140,7 +139,7 @@ class StackedAgents(nn.Module):
         return of_all  # type: ignore[return-value]
 
     def gather_parameters(self) -> None:
-        """Stack the agents' parameters, of which theirs become views."""
+        """Stack the agents' parameters, and make theirs views."""
         rows = [dict(agent.named_parameters()) for agent in self.agents]
         with torch.no_grad():
             for name, parameter in self.stacked.named_parameters():
@@ -153,7 +152,7 @@ class StackedAgents(nn.Module):
                 setattr(agent.get_submodule(path), leaf, buffer)
 
     def gather_optimizers(self) -> None:
-        """Stack the states of the agents' optimisers, as they now are."""
+        """Stack the states of the agents' optimisers."""
         for (optimizer, stacked), *own in self.optimized():
             states = [one.state.get(p, {}) for one, p in own]
             optimizer.state[stacked] = {
@@ -163,7 +162,7 @@ class StackedAgents(nn.Module):
         self.optimizers_shared = False
 
     def share_optimizers(self) -> None:
-        """Let the agents' optimisers see their part of the stacked states, which exist by now."""
+        """Make the states of the agents' optimisers views into the stacked ones."""
         for (optimizer, stacked), *own in self.optimized():
             for i, (one, p) in enumerate(own):
                 one.state[p] = {
@@ -173,22 +172,18 @@ class StackedAgents(nn.Module):
         self.optimizers_shared = True
 
     def optimized(self) -> Iterator[tuple[Optimized, ...]]:
-        """Each parameter that an optimiser moves: the stacked one, then every agent's own."""
+        """For each optimised parameter: the stacked one, then each agent's."""
         for name in self.stacked.optimizers:
             optimizers = [agent.optimizers[name] for agent in (self.stacked, *self.agents)]
-            parameters = [
-                [p for group in optimizer.param_groups for p in group["params"]]
-                for optimizer in optimizers
-            ]
-            for row in zip(*parameters, strict=True):
+            for row in zip(*map(parameters_of, optimizers), strict=True):
                 yield tuple(zip(optimizers, row, strict=True))
 
     def limits(self) -> dict[str, tuple[float, str]]:
-        """None of all: each agent has its own."""
+        """None: each agent has its own."""
         return {}
 
     def training_state(self) -> dict[str, Any]:
-        """Everything that a resumed training needs: each agent's own."""
+        """Everything that a resumed training needs, by agent."""
         return {"agents": [agent.training_state() for agent in self.agents]}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:

@@ -20,16 +20,16 @@ from cmpolicy.training.run_directory import RunDirectory
 
 
 class StackedSeedsLoop(TrainingLoop):
-    """The loop of R seeds, which all do the same at the same step.
+    """The loop of R seeds that are updated together.
 
-    Each seed has a `TrainingLoop` of its own that never trains. It holds what is the seed's alone:
-    its agent, evaluations, random state and run, whose checkpoints are those of a run of one seed.
-    To resume, none of them is read but one file in `run`, which has all seeds after one update.
+    Each seed has a `TrainingLoop` of its own, which never trains, for its agent, evaluations,
+    random state and run directory. A seed can go on alone from its directory; all go on together
+    from one file in `run`, which holds every seed after the same update.
 
     Args:
-        learner: updates all; its scalars are (R,), its training state has each seed's own under
-            ``agents``.
-        evaluate: gives the evaluations of all seeds.
+        learner: updates all seeds; its scalars are (R,), its training state lists those of the
+            seeds under ``agents``.
+        evaluate: gives an evaluation for each seed.
         seeds: the loops of the seeds.
         run: the directory above theirs.
         on_evaluation: called after each evaluation with the means over seeds.
@@ -47,17 +47,10 @@ class StackedSeedsLoop(TrainingLoop):
         on_evaluation: OnEvaluation | None = None,
         progress_bar: bool = True,
     ) -> None:
-
-        def evaluate_and_record(step: int) -> Evaluation:
-            each = evaluate(step)
-            for loop, evaluation in zip(seeds, each, strict=True):
-                loop.record_evaluation(evaluation)
-            return over_seeds(each)
-
         super().__init__(
             learner,
             dataset,
-            evaluate_and_record,
+            evaluate,
             run,
             schedule,
             on_evaluation=on_evaluation,
@@ -66,7 +59,7 @@ class StackedSeedsLoop(TrainingLoop):
         self.seeds = list(seeds)
 
     def state(self) -> dict[str, Any]:
-        """Everything that `load` needs: what each seed needs."""
+        """What `load` needs, by seed."""
         return {"seeds": [loop.state() for loop in self.seeds]}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -79,10 +72,10 @@ class StackedSeedsLoop(TrainingLoop):
         self.evaluations = [over_seeds(row) for row in rows]
 
     def record(self, values: Mapping[str, Any], updates: int, seconds: float) -> None:
-        """Hand each seed its scalars.
+        """Pass each seed its scalars.
 
         Raises:
-            DivergedError: if those of one seed are not finite; it ends the run of all.
+            DivergedError: if one seed has diverged; it ends the run of all.
         """
         self.seconds += seconds
         for i, loop in enumerate(self.seeds):
@@ -95,20 +88,24 @@ class StackedSeedsLoop(TrainingLoop):
                     f"resume={self.run.path}/seed-N"
                 ) from None
 
-    def record_evaluation(self, evaluation: Evaluation) -> None:
-        """Each seed has logged its own, and kept the checkpoint that is its best so far."""
-        self.evaluations.append(evaluation)
+    def record_evaluation(self, evaluation: Sequence[Evaluation]) -> Evaluation:
+        """Pass each seed its evaluation; return the means."""
+        for loop, own in zip(self.seeds, evaluation, strict=True):
+            loop.record_evaluation(own)
+        self.evaluations.append(over_seeds(evaluation))
         if self.on_evaluation is not None:
             self.on_evaluation(self.evaluations, self.updates_per_second)
+        return self.evaluations[-1]
 
     def save_last(self) -> None:
-        """The file of all seeds first: a kill between two files must not part them."""
+        """Write all seeds into one file, then each seed's: a kill in between parts no seeds."""
         state = self.state()
         for loop in self.seeds:
             loop.run.flush_metrics()
         self.run.save_checkpoint("last", state)
         for loop, own in zip(self.seeds, state["seeds"], strict=True):
             loop.run.save_checkpoint("last", own)
+        self.saved_step = self.step
 
     def open_logs(self) -> None:
         """Begin the seeds' logs; their checkpoints may be from before a kill, or beyond it."""

@@ -1,4 +1,4 @@
-"""Updates carried out one after the other."""
+"""Eager updates, one at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cmpolicy.training.loop import Dataset, Learner
 
 
 class Updates:
-    """One update after the other.
+    """One update at a time.
 
     Args:
         bfloat16: take large products in bfloat16, see `bfloat16_products`.

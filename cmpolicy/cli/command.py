@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import hydra
-import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf import OmegaConf
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
+from typing import TYPE_CHECKING, Any
 
 from cmpolicy.errors import InputError
-from cmpolicy.training.interruption import Interrupted
+from cmpolicy.training.interruption import Interrupted, StopSignal, stopped_at_once
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("cmpolicy")
 
@@ -34,46 +26,87 @@ IN_PACKAGE = PACKAGE / "configs"
 CONFIG_PATH = str(IN_PACKAGE if IN_PACKAGE.is_dir() else PACKAGE.parent / "configs")
 
 
-def run(command: Callable[[Any, list[str]], None], config_name: str) -> None:
+def run(
+    command: Callable[[Any, list[str]], None], config_name: str, schemas: Sequence[str] = ()
+) -> None:
     """Compose `configs/<config_name>.yaml` with the command line, call `command`, and exit.
 
     Exit codes: 0 done, 1 failed at run time, 2 wrong input, 128 + n stopped by signal n. Errors
-    are one line; set CMPOLICY_TRACEBACK=1 for the traceback.
+    are one line; set CMPOLICY_TRACEBACK=1 for the traceback. In a sweep the other jobs go on.
+
+    Args:
+        schemas: modules that register the schemas of the configuration.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing its own
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
-
-    @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=config_name)
-    def compose_and_call(config: Any) -> None:
-        # Errors end here: handed back to Hydra they would be announced a second time.
-        try:
-            overrides = list(HydraConfig.get().overrides.task)
-            command(OmegaConf.to_object(config), overrides)
-        except Exception as error:
-            sys.exit(report(error))
-
     try:
-        compose_and_call()
-    except KeyboardInterrupt:
-        sys.exit(130)
+        with stopped_at_once():
+            for schema in schemas:  # they import torch, which takes seconds
+                importlib.import_module(schema)
+            failed = compose_and_call(command, config_name)
+    except StopSignal as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signum)
     except Exception as error:
         sys.exit(report(error))
+    if failed:
+        jobs = "; ".join(failed)
+        print(f"error: {len(failed)} of the sweep's jobs failed: {jobs}", file=sys.stderr)
+        sys.exit(min(failed.values()))
+
+
+def compose_and_call(command: Callable[[Any, list[str]], None], config_name: str) -> dict[str, int]:
+    """Let Hydra compose the configuration and call `command`, once for each job of a sweep.
+
+    Returns the jobs of a sweep that failed, with their exit codes; outside a sweep it exits.
+    """
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    from cmpolicy.cli.keys import check_keys
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing its own
+    failed: dict[str, int] = {}
+    process = os.getpid()
+
+    @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=config_name)
+    def call(config: Any) -> None:
+        # Errors end here: handed back to Hydra they would be announced a second time.
+        overrides = list(HydraConfig.get().overrides.task)
+        try:
+            check_keys(config)
+            command(OmegaConf.to_object(config), overrides)
+        except Exception as error:
+            code = report(error)
+            here = os.getpid() == process  # and not with a launcher's worker
+            if isinstance(error, Interrupted) or not here or HydraConfig.get().mode == RunMode.RUN:
+                sys.exit(code)
+            failed[" ".join(overrides)] = code
+
+    call()
+    return failed
 
 
 class LineFormatter(logging.Formatter):
     """The message alone, with its level in front where that is a warning or worse."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Format one line."""
         level = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
         return level + record.getMessage()
 
 
 def report(error: Exception) -> int:
-    """Print what ended a command, one line, and give its exit code."""
+    """Print in one line what ended a command, and return its exit code."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from cmpolicy.cli.keys import explain
+
     if isinstance(error, Interrupted):
         print(error, file=sys.stderr)
         return 128 + error.signum
@@ -88,31 +121,14 @@ def report(error: Exception) -> int:
     return 2 if wrong_input else 1
 
 
-def explain(error: BaseException) -> str:
-    """One line for an error: what was wrong, what was expected."""
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        options = sorted(option for option in error.options if not option.endswith("_schema"))
-        return f"there is no {group}={name}; choose one of: {', '.join(options)}"
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MissingMandatoryValue):
-            return f"{cause.full_key} is missing; give {cause.full_key}=VALUE"
-        if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-            known = ", ".join(str(key) for key in cause.parent_node or ())
-            return f"there is no key {cause.full_key}; there are: {known}"
-        if isinstance(cause, OmegaConfBaseException) and cause.full_key and cause.msg:
-            return f"{cause.full_key}: {' '.join(cause.msg.split())}"
-        cause = cause.__cause__
-    return " ".join(str(error).split())
-
-
 def resolve_device(name: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as a device that is there.
+    """Return the device ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        InputError: if it is not.
+        InputError: if there is no such device.
     """
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 from omegaconf import OmegaConf
@@ -21,14 +20,15 @@ CHANGEABLE = (
     "steps",
     "online.steps",
     "online.return_temperature",
-    "agent.radius",  # an environment bears a stronger guidance than data does
-    "agent.eta",
+    "agent.eta",  # an environment bears stronger guidance than data do
+    "agent.radius",
     "eval.every",
     "eval.episodes",
     "eval.final_episodes",
     "eval.samples",
     "eval.final_samples",
     "accumulate",
+    "dataset.path",
     "data.root",
     "log_every",
     "checkpoint_every",
@@ -41,7 +41,7 @@ CHANGEABLE = (
 
 
 def load_config(run: RunDirectory, *kinds: type[C]) -> C | None:
-    """The configuration that a run was started with, or None if it is of none of the kinds.
+    """Load the configuration that a run was started with; None if it is of none of the kinds.
 
     Raises:
         InputError: if it does not read.
@@ -63,7 +63,7 @@ def load_config(run: RunDirectory, *kinds: type[C]) -> C | None:
 
 
 def resumed_config(path: str | Path, overrides: list[str], *kinds: type[C]) -> C:
-    """The configuration of the run at `path`, with what a resumed run may change.
+    """Load the configuration of the run at `path`, with what a resumed run may change.
 
     Args:
         overrides: the command line, as ``key=value``.
@@ -73,35 +73,45 @@ def resumed_config(path: str | Path, overrides: list[str], *kinds: type[C]) -> C
         InputError: for a key that would make it another run, such as `agent` or `seed`.
     """
     run = RunDirectory.existing(path)
-    changes: dict[str, Any] = {}
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key == "resume":
-            continue
-        if key not in (*CHANGEABLE, "env.id"):
+    given = dict(override.partition("=")[::2] for override in overrides)
+    changes = {key: value for key, value in given.items() if key not in ("resume", "env.id")}
+    for key in changes:
+        if key not in CHANGEABLE:
             raise InputError(
                 f"{key} cannot change in a run that has begun; what can: {', '.join(CHANGEABLE)}"
             )
-        changes[key] = yaml.safe_load(value)
     stored = load_config(run, *kinds)
     if stored is None:
         keys = ", ".join(kind.OWN_KEY for kind in kinds)
         raise InputError(
             f"{run.config_path} is damaged or from another version: it has none of the keys {keys}"
         )
-    env_id = getattr(getattr(stored, "env", None), "id", None)
-    trusted = changes.pop("env.id", None)
-    if trusted is not None and trusted != env_id:
-        raise InputError(f"env.id={trusted} cannot replace {env_id} in a run that has begun")
-    if trusted is None and ":" in (env_id or ""):
-        command = shlex.join(["python", *sys.orig_argv[1:], f"env.id={env_id}"])
-        raise InputError(
-            f"the run's config.yaml names the environment {env_id}, whose module would be "
-            f"imported; if you trust it, say so: {command}"
-        )
+    check_environment(stored, given.get("env.id"), overrides)
     config = OmegaConf.structured(stored)
     for key, value in changes.items():
-        OmegaConf.update(config, key, value)
+        OmegaConf.update(config, key, yaml.safe_load(value))
     resumed = OmegaConf.to_object(config)
     assert isinstance(resumed, type(stored))
     return resumed
+
+
+def check_environment(config: RunConfig, repeated: str | None, overrides: list[str]) -> None:
+    """Raise InputError if a run would import a module that the user has not named.
+
+    Args:
+        repeated: `env.id` on the command line, which may not be another than the run's.
+    """
+    env_id = getattr(getattr(config, "env", None), "id", None)
+    if repeated is not None and repeated != env_id:
+        raise InputError(f"env.id cannot change in a run that has begun; it is {env_id}")
+    if imports_module(env_id) and repeated is None:
+        command = shlex.join([*overrides, f"env.id={env_id}"])
+        raise InputError(
+            f"the run's environment {env_id} imports a module; if you trust it, repeat its name: "
+            f"python -m cmpolicy.train {command}"
+        )
+
+
+def imports_module(env_id: str | None) -> bool:
+    """Whether Gymnasium imports a module that the id, or its keyword arguments, name."""
+    return env_id is not None and (":" in env_id or env_id.startswith(("GymV21", "GymV26")))

@@ -1,7 +1,4 @@
-"""Training states on disk: one safetensors file, written whole or not at all.
-
-A state is nested dicts and lists of tensors and JSON values. Nothing pickled is written or read.
-"""
+"""Training states on disk: nested dicts and lists of tensors and JSON values, without pickles."""
 
 from __future__ import annotations
 
@@ -9,44 +6,40 @@ import json
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from cmpolicy.atomic_file import write_atomically
 from cmpolicy.errors import InputError
+from cmpolicy.tensor_file import read_tensors, write_tensors
 
-FORMAT = "cmpolicy.checkpoint.v1"
+FORMAT = "cmpolicy.checkpoint.v2"
 TENSOR = "__tensor__"  # in the JSON tree, {TENSOR: name} stands for a tensor
 CHANNELS_LAST = "channels_last"  # beside it: the tensor had this memory layout
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` to a temporary name, flush it to the disk, and rename it to `path`."""
+def save_state(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
+    """Write `state` to `path`, whole or not at all; the file before it moves to `keep`."""
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(split(state, "", tensors))
-    write_atomically(path, safetensors.torch.save(tensors, {"format": FORMAT, "tree": tree}))
+    write_tensors(path, FORMAT, tensors, {"tree": tree}, keep)
 
 
 def load_state(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read what `save_state` wrote.
 
     Raises:
-        InputError: if the file is missing, damaged, or not a checkpoint of this library.
+        InputError: if the file is missing, damaged, or not a checkpoint of this version.
     """
     try:
-        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise InputError(f"{path} is not a checkpoint of this library ({FORMAT})")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state: dict[str, Any] = join(json.loads(metadata["tree"]), tensors)
+        tensors, text = read_tensors(path, FORMAT, device)
+        state = join(json.loads(text["tree"]), tensors)
     except FileNotFoundError:
         raise InputError(f"no checkpoint at {path}") from None
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is damaged or not a checkpoint: {reason}") from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path} is damaged or not a checkpoint: it holds no state")
     return state
 
 

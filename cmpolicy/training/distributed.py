@@ -14,11 +14,10 @@ from cmpolicy.errors import InputError
 
 @dataclass(frozen=True)
 class Ranks:
-    """One process of `size`, all of which do the same updates.
+    """One of `size` processes that perform the same updates.
 
-    Each draws the whole batch and all of its noise, from equal generators, and takes its part. The
-    gradients are averaged once an update. So a run does not depend on the number of processes,
-    but for rounding.
+    Each draws the whole batch and its noise from equal generators, and computes on its part.
+    Gradients are averaged once per update. So the number of processes changes only rounding.
     """
 
     rank: int = 0
@@ -31,10 +30,10 @@ class Ranks:
 
     @classmethod
     def join(cls, device: str = "auto") -> Ranks:
-        """The process group that torchrun's environment describes; one process without it.
+        """Join the process group of torchrun's environment; one process without torchrun.
 
         Args:
-            device: ``cpu``, or each process takes a GPU where there are some.
+            device: ``cpu``, or each process uses a GPU, if there are any.
 
         Raises:
             InputError: if there are fewer GPUs than processes.
@@ -60,10 +59,10 @@ class Ranks:
             distributed.destroy_process_group()
 
     def parts(self, batch_size: int, accumulate: int = 1) -> list[slice]:
-        """What this process takes of a batch, in `accumulate` equal pieces.
+        """This process's part of a batch, in `accumulate` equal pieces.
 
         Raises:
-            InputError: if the batch does not come out even.
+            InputError: if the batch cannot be divided equally.
         """
         pieces = self.size * accumulate
         if batch_size % pieces:
@@ -76,7 +75,7 @@ class Ranks:
         return [slice(i * length, (i + 1) * length) for i in range(first, first + accumulate)]
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its mean over the processes, in one message."""
+        """Replace each tensor by its mean over the processes, with one all-reduce."""
         if self.size == 1:
             return
         message = torch.cat([tensor.reshape(-1) for tensor in tensors]) / self.size
@@ -87,7 +86,7 @@ class Ranks:
             begin += tensor.numel()
 
     def largest(self, value: int) -> int:
-        """The largest of the processes' values: what they all act on."""
+        """The largest of the processes' values."""
         if self.size == 1:
             return value
         message = torch.tensor(value)

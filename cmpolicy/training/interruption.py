@@ -1,10 +1,14 @@
-"""SIGINT and SIGTERM ask a run to stop after the update in hand."""
+"""SIGINT and SIGTERM stop a run: between two updates, or at once."""
 
 from __future__ import annotations
 
 import signal
-from types import FrameType, TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
@@ -19,27 +23,60 @@ class Interrupted(Exception):
         self.signum = signum
 
 
+class StopSignal(BaseException):
+    """A signal, raised wherever the program stood; not an Exception, which others may catch."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+@contextmanager
+def stopped_at_once() -> Iterator[None]:
+    """Within, SIGINT and SIGTERM raise StopSignal, unless the process was told to ignore them."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise StopSignal(signum)
+
+    heard = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+    previous = [signal.signal(s, stop) for s in heard]
+    try:
+        yield
+    finally:
+        for signum, handler in zip(heard, previous, strict=True):
+            signal.signal(signum, handler)
+
+
 class InterruptionGuard:
     """While entered, the first SIGINT or SIGTERM sets `signum`; a second one acts as usual."""
 
     def __init__(self) -> None:
         self.signum = 0
+        self.raises = False
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in SIGNALS:
             self.previous[signum] = signal.signal(signum, self.handle)
         return self
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
         signal.signal(signum, self.previous[signum])
+        if self.raises:
+            raise StopSignal(signum)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, the first signal raises StopSignal; so does one that came before."""
+        self.raises = True
+        try:
+            if self.signum:
+                raise StopSignal(self.signum)
+            yield
+        finally:
+            self.raises = False
+
+    def __exit__(self, *error: object) -> None:
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import torch
 from tqdm import tqdm
 
+from cmpolicy.errors import InputError
 from cmpolicy.training.distributed import Ranks
-from cmpolicy.training.interruption import Interrupted, InterruptionGuard
-from cmpolicy.training.random_state import GlobalRandomState, RandomState
+from cmpolicy.training.interruption import Interrupted, InterruptionGuard, StopSignal
+from cmpolicy.training.random_state import GlobalRandomState, RandomState, preserved_random_state
 from cmpolicy.training.run_directory import RunDirectory
+
+log = logging.getLogger("cmpolicy")
 
 
 class Learner(Protocol):
@@ -59,13 +63,7 @@ class DivergedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a learner is.
-
-    Attributes:
-        step: the number of updates behind it.
-        score: what `best` is chosen by, higher is better.
-        scalars: everything measured, by name.
-    """
+    """A score, higher is better, after `step` updates; `scalars` are all measurements by name."""
 
     step: int
     score: float
@@ -74,10 +72,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a run is, and what happens how often, counted in updates.
-
-    At `milestone` the run is evaluated and saved as well.
-    """
+    """Length and intervals of a run in updates; at `milestone` it is evaluated and saved too."""
 
     steps: int
     batch_size: int
@@ -87,31 +82,31 @@ class Schedule:
     milestone: int | None = None
 
 
-Evaluate = Callable[[int], Evaluation]
-# Makes one update or more, at most as many as it is told; how many, and the last one's scalars.
+# Performs at most the given number of updates: (how many, scalars of the last one).
 Advance = Callable[[int], tuple[int, Mapping[str, torch.Tensor]]]
 OnEvaluation = Callable[[list[Evaluation], float], None]
 
 
 class TrainingLoop:
-    """Runs a learner to the end of its schedule, from the start or from a checkpoint.
+    """Trains a learner to the end of its schedule, from the start or from a checkpoint.
 
-    The random numbers of an update come from torch's global generator, or from `random_state`,
-    which is in the checkpoint; `evaluate` must not draw from it. So a resumed run ends in the
-    same weights as an uninterrupted one, and how often it is evaluated changes nothing.
+    The random numbers of an update come from torch's global generator, or from `random_state`.
+    Their state is in the checkpoint, and no evaluation changes it. So a resumed run ends in the
+    same weights as an uninterrupted one, however often both are evaluated.
 
     Args:
-        on_evaluation: called after each evaluation with all of them and the updates a second.
-        advance: makes the updates; if not given, one after the other.
-        ranks: the processes that do the same; all evaluate, and stop after the same update.
-        random_state: whose state belongs to the run; torch's global generators if not given.
+        evaluate: gives the evaluation after so many updates.
+        on_evaluation: called after each evaluation with all of them and the updates per second.
+        advance: performs the updates; one at a time if not given.
+        ranks: the processes that train together; all evaluate and stop after the same update.
+        random_state: the run's generators; torch's global ones if not given.
     """
 
     def __init__(
         self,
         learner: Learner,
         dataset: Dataset,
-        evaluate: Evaluate,
+        evaluate: Callable[[int], Any],
         run: RunDirectory,
         schedule: Schedule,
         *,
@@ -128,6 +123,7 @@ class TrainingLoop:
         self.progress_bar = progress_bar
         self.random_state = random_state or GlobalRandomState(ranks)
         self.step = 0
+        self.saved_step: int | None = None
         self.seconds = 0.0  # spent in updates, over all sittings
         self.evaluations: list[Evaluation] = []
 
@@ -137,13 +133,24 @@ class TrainingLoop:
         return self.step / self.seconds if self.seconds else 0.0
 
     def restore(self) -> None:
-        """Go on from checkpoints/last; a run killed before its first one begins again."""
-        if not self.run.checkpoint_path("last").exists():
+        """Go on from the last checkpoint; a run killed before its first one begins again.
+
+        Raises:
+            InputError: if the checkpoint is damaged, and so is the one before it.
+        """
+        if not self.run.has_checkpoint():
             return
-        self.load(self.run.load_checkpoint("last"))
+        try:
+            self.load(self.run.load_checkpoint("last"))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{self.run.checkpoint_path('last')} holds no state of such a run: "
+                f"{type(error).__name__} {error}"
+            ) from error
+        self.saved_step = self.step
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave, and a dataset that grows from what is beside it."""
+        """Go on from what `state` gave, and a growing dataset from what is saved with it."""
         self.learner.load_training_state(state["learner"])
         if isinstance(self.dataset, GrowingDataset) and "dataset" in state:
             self.dataset.load_training_state(state["dataset"])
@@ -152,7 +159,7 @@ class TrainingLoop:
         self.random_state.load(state["rng"])
 
     def state(self) -> dict[str, Any]:
-        """Everything that `load` needs, but for a dataset that grows."""
+        """Everything that `load` needs, except a growing dataset."""
         return {
             "learner": self.learner.training_state(),
             "step": self.step,
@@ -169,32 +176,23 @@ class TrainingLoop:
             Interrupted: after SIGINT or SIGTERM, with the checkpoint written.
         """
         self.open_logs()
-        if self.step == 0:
-            self.run.save_checkpoint("last", self.state())
         bar = tqdm(
-            total=self.schedule.steps,
-            initial=self.step,
-            unit="update",
-            desc="training",
-            dynamic_ncols=True,
-            smoothing=0.05,
-            mininterval=0.5,
+            total=self.schedule.steps, initial=self.step, unit="update", desc="training",
+            dynamic_ncols=True, smoothing=0.05, mininterval=0.5, file=sys.stderr,
             disable=not self.progress_bar,
-            file=sys.stderr,
-        )
+        )  # fmt: skip
         try:
             with InterruptionGuard() as guard, bar:
-                while self.step < self.schedule.steps:
-                    before = self.step
-                    self.train_until(self.next_stop(), guard, bar)
-                    if self.step > before:
-                        self.after_updates(bar)
+                while True:
+                    self.after_updates(guard, bar)
                     signum = self.ranks.largest(guard.signum)
                     if signum:
                         self.stop(signum)
+                    if self.step >= self.schedule.steps:
+                        return self.evaluations
+                    self.train_until(self.next_stop(), guard, bar)
         finally:
             self.close_logs()
-        return self.evaluations
 
     def next_stop(self) -> int:
         """The next step at which something other than an update happens."""
@@ -225,11 +223,11 @@ class TrainingLoop:
             self.run.log(self.step, {**values, **grown, "time/updates_per_second": speed})
 
     def update_once(self, most: int) -> tuple[int, Mapping[str, torch.Tensor]]:
-        """The plain `advance`."""
+        """One update, whatever `most` allows."""
         return 1, self.learner.update(self.dataset.sample(self.schedule.batch_size))
 
     def check_diverged(self, scalars: Mapping[str, float]) -> None:
-        """Raise DivergedError, before anything is saved, if a scalar is not what it may be."""
+        """Raise DivergedError, before anything is saved, for a scalar beyond its limit."""
         limits = self.learner.limits()
         for name, value in scalars.items():
             bound, meaning = limits.get(name, (math.inf, ""))
@@ -242,28 +240,51 @@ class TrainingLoop:
                 f"{meaning or 'try a smaller learning rate'}"
             )
 
-    def after_updates(self, bar: Any) -> None:
-        """Evaluate and save, where that is due."""
-        due = self.step in (self.schedule.steps, self.schedule.milestone)
-        if due or self.step % self.schedule.eval_every == 0:
-            bar.set_postfix_str(f"score {self.assess().score:.1f}")
-        if due or self.step % self.schedule.checkpoint_every == 0:
+    def after_updates(self, guard: InterruptionGuard, bar: Any) -> None:
+        """Save and evaluate where that is due, in this order: a kill in between costs no update."""
+        s = self.schedule
+        due = self.step in (0, s.milestone, s.steps) or self.step % s.checkpoint_every == 0
+        if due and self.saved_step != self.step:
+            self.save_last()
+        if not self.evaluation_is_due():
+            return
+        try:
+            with guard.at_once(), preserved_random_state():
+                evaluated = self.evaluate(self.step)
+        except StopSignal:
+            return  # resumed, the run begins with this evaluation
+        evaluation = self.record_evaluation(evaluated)
+        bar.set_postfix_str(f"score {evaluation.score:.1f}")
+        if self.step == s.steps:
             self.save_last()
 
-    def assess(self) -> Evaluation:
-        """Evaluate, log, and keep the checkpoint if it is the best so far."""
-        evaluation = self.evaluate(self.step)
-        self.record_evaluation(evaluation)
-        return evaluation
+    def evaluation_is_due(self) -> bool:
+        """Whether the learner is to be evaluated at this step, and has not been."""
+        s = self.schedule
+        due = self.step in (s.milestone, s.steps) or self.step % s.eval_every == 0
+        evaluated = self.evaluations[-1].step if self.evaluations else 0
+        return due and evaluated < self.step
 
-    def record_evaluation(self, evaluation: Evaluation) -> None:
-        """What follows an evaluation."""
+    def record_evaluation(self, evaluation: Any) -> Evaluation:
+        """Log what `evaluate` gave, and keep the checkpoint if its score is the best so far.
+
+        A score that is not finite counts only until the first finite one.
+        """
+        assert isinstance(evaluation, Evaluation)
         self.evaluations.append(evaluation)
         self.run.log(self.step, evaluation.scalars)
-        if evaluation.score >= max(e.score for e in self.evaluations):
+        scores = [e.score for e in self.evaluations if math.isfinite(e.score)]
+        if evaluation.scalars and not math.isfinite(evaluation.score):
+            log.warning(
+                "the score at step %d is %s: it is reported, and not compared for the best",
+                self.step,
+                evaluation.score,
+            )
+        if not scores or evaluation.score == max(scores):
             self.run.save_checkpoint("best", self.state())
         if self.on_evaluation is not None:
             self.on_evaluation(self.evaluations, self.updates_per_second)
+        return evaluation
 
     def open_logs(self) -> None:
         """Begin logging; what a killed run wrote beyond its checkpoint is dropped."""
@@ -274,18 +295,20 @@ class TrainingLoop:
         self.run.close_logs()
 
     def save_last(self) -> None:
-        """Metrics first: rows beyond a checkpoint are dropped later, those before must be there."""
+        """Write the metrics, then the checkpoint: a resumed run drops only rows beyond it."""
         self.run.flush_metrics()
         state = self.state()
         if isinstance(self.dataset, GrowingDataset):
             state["dataset"] = self.dataset.training_state()
         self.run.save_checkpoint("last", state)
+        self.saved_step = self.step
 
-    def stop(self, signum: int) -> None:
+    def stop(self, signum: int) -> NoReturn:
         """Save and leave."""
-        self.save_last()
+        if self.saved_step != self.step:
+            self.save_last()
         raise Interrupted(
             signum,
             f"stopped at step {self.step} of {self.schedule.steps}; to go on: "
-            f"python -m cmpolicy.train resume={self.run.path}",
+            f"{self.run.resume_command}",
         )

@@ -1,4 +1,4 @@
-"""What a run was computed on, in words that tell one machine's speed from another's."""
+"""Names of processors and GPUs for results, precise enough to compare speeds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ GENERATION = {"family": "cpu family", "model": "model"}
 
 
 def cpu_name() -> str:
-    """The processor by its own name and, where the system tells, its generation.
+    """Name of the processor, with family and model number where /proc/cpuinfo has them.
 
-    Virtual machines hide the name's end: "AMD EPYC" is a family whose members differ twofold.
+    Virtual machines shorten names: processors called "AMD EPYC" differ twofold in speed.
     """
     first = CPUINFO.read_text().partition("\n\n")[0] if CPUINFO.is_file() else ""
     lines = (line.partition(":") for line in first.splitlines())
@@ -25,7 +25,7 @@ def cpu_name() -> str:
 
 
 def machine_name(device: torch.device | None = None) -> str:
-    """Processor and threads of this process, with a GPU where `device` is one."""
+    """Processor and threads of this process, after the GPU if `device` is one."""
     threads = torch.get_num_threads()
     cpu = f"{cpu_name()}, {threads} thread{'s' * (threads > 1)}"
     if device is None or device.type != "cuda":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -14,12 +15,21 @@ class RandomState(Protocol):
     """The generators that a run draws from."""
 
     def state(self) -> dict[str, Any]:
-        """``cpu``, a state, and ``cuda``, a state a GPU or none."""
+        """``cpu``: a state; ``cuda``: a state for each GPU, or none."""
         ...
 
     def load(self, state: Mapping[str, Any], /) -> None:
         """Go on from what `state` gave."""
         ...
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Within, anybody may draw from torch's global generators or seed them: it changes nothing."""
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    gpus = range(torch.cuda.device_count() if used else 0)
+    with torch.random.fork_rng(gpus):
+        yield
 
 
 class GlobalRandomState:
@@ -44,10 +54,9 @@ class GlobalRandomState:
 
 
 class OwnRandomState:
-    """A generator on one device, which goes on where torch's global one of that device stands.
+    """A generator on one device that starts where torch's global one of that device stands.
 
-    Its state reads as that of the global generators, so that a run of one seed among several may
-    go on alone.
+    Its state reads as that of the global generators: one seed of several can go on alone.
     """
 
     def __init__(self, device: torch.device) -> None:

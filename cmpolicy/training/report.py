@@ -1,4 +1,4 @@
-"""What a task gives the command, and what is written of its run."""
+"""What a task provides to a training run, and the results that are written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = ("cmpolicy", "torch", "numpy", "gymnasium", "mujoco", "minari")
 
 
 class Reportable(Protocol):
-    """What is trained, and what is written of it."""
+    """What is trained, and its description in results."""
 
     @property
     def learner(self) -> Learner: ...
@@ -32,46 +32,46 @@ class Reportable(Protocol):
     def device(self) -> torch.device: ...
 
     def run_name(self) -> str:
-        """Task and method, a path below output_dir."""
+        """Name task and method, as a path below output_dir."""
         ...
 
     def description(self) -> dict[str, Any]:
-        """What a result must say of its data and its method."""
+        """Describe data and method for results.json."""
         ...
 
     def draw(self, run: RunDirectory, evaluations: list[Evaluation], /) -> Path:
-        """Write the picture of the run and tell where."""
+        """Write the picture of the run; return its path."""
         ...
 
 
 class Task(Reportable, Protocol):
-    """What a domain puts together: a learner, its data, what measures it, what is written of it."""
+    """A learner with its data, evaluation and results, as each domain provides it."""
 
     def evaluate(self, step: int, /) -> Evaluation:
-        """During training; must not draw from torch's global generator."""
+        """Evaluate during training."""
         ...
 
     def final_score(self) -> Any:
-        """At the end, on fresh seeds: a dataclass that prints as one line."""
+        """Evaluate at the end, on other seeds: a dataclass that prints as one line."""
         ...
 
     def save_model(self, run: RunDirectory, /) -> None:
-        """Write what can be used without the run."""
+        """Write the model for use without the run."""
         ...
 
     def log_caveats(self) -> None:
-        """Log what a reader of the final scores must know."""
+        """Log what limits the use of the final scores."""
         ...
 
 
 class Results:
-    """results.json and the picture, as far as a run has come."""
+    """Writes results.json and the picture of a run so far."""
 
     def __init__(self, task: Reportable, run: RunDirectory, computing: dict[str, str]) -> None:
         self.task, self.run, self.computing = task, run, computing
 
     def write(self, finished: bool, speed: float, **parts: Any) -> None:
-        """results.json."""
+        """Write results.json."""
         self.run.write_results(
             {
                 **self.task.description(),
@@ -87,7 +87,7 @@ class Results:
         )
 
     def progress(self, evaluations: list[Evaluation], speed: float) -> None:
-        """After an evaluation during training."""
+        """Write both after an evaluation during training, or before the first."""
         history = [{"step": e.step, **e.scalars} for e in evaluations]
         self.write(False, speed, evaluations=history)
         if evaluations:
@@ -95,7 +95,7 @@ class Results:
 
 
 class Reporter(Results):
-    """Says at the end what came of a run."""
+    """Reports the outcome of a run."""
 
     task: Task
 
@@ -103,7 +103,7 @@ class Reporter(Results):
         super().__init__(task, run, computing)
 
     def finish(self, loop: TrainingLoop) -> None:
-        """Evaluate the last and the best checkpoint on fresh seeds, and report both, apart."""
+        """Evaluate the last and the best checkpoint on other seeds, and report both."""
         last_score = self.task.final_score()
         best_step = self.load_best(loop)
         best_score = self.task.final_score()
@@ -111,13 +111,13 @@ class Reporter(Results):
         self.report(loop, last_score, best_score, best_step)
 
     def load_best(self, loop: TrainingLoop) -> int:
-        """Give the learner the weights of the best checkpoint; returns its step."""
+        """Load the best checkpoint into the learner; return its step."""
         best = self.run.load_checkpoint("best")
         loop.learner.load_training_state(best["learner"])
         return int(best["step"])
 
     def report(self, loop: TrainingLoop, last_score: Any, best_score: Any, best_step: int) -> None:
-        """Write and print what came of the run, with the last weights in its learner."""
+        """Write and print the outcome; the learner has the last weights again."""
         evaluations = loop.evaluations
         self.task.save_model(self.run)
         self.write(

@@ -6,25 +6,32 @@ results.json         what came out, last and best apart, and how it was obtained
 evaluations.jsonl    evaluations made after training, one a line
 policy.safetensors   the averaged policy of the last checkpoint, for ConsistencyPolicy.load
 learning_curve.png   scores over updates
-checkpoints/         last.safetensors, best.safetensors
+checkpoints/         last.safetensors, the one before it (previous), best.safetensors
 tensorboard/         event files
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import itertools
 import json
+import logging
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING, Any
 
 from cmpolicy.atomic_file import write_atomically
 from cmpolicy.errors import InputError
 from cmpolicy.training.checkpoint import load_state, save_state
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+log = logging.getLogger("cmpolicy")
 
 
 class RunDirectory:
@@ -33,6 +40,8 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.writer: SummaryWriter | None = None
+        self.last_is_damaged = False
+        self.resume_arguments: tuple[str, ...] = ()  # which a resumed run needs once more
 
     @property
     def config_path(self) -> Path:
@@ -49,6 +58,12 @@ class RunDirectory:
     def checkpoint_path(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.safetensors"
 
+    @property
+    def resume_command(self) -> str:
+        """The command line that goes on with this run."""
+        arguments = [f"resume={self.path}", *self.resume_arguments]
+        return f"python -m cmpolicy.train {shlex.join(arguments)}"
+
     @classmethod
     def existing(cls, path: str | Path) -> RunDirectory:
         """Open a run that `create` made.
@@ -64,18 +79,23 @@ class RunDirectory:
             )
         return run
 
-    def create(self, config: str) -> None:
+    def create(self, config: str, *, rename: bool = False) -> None:
         """Make the directory and write the configuration.
+
+        Args:
+            rename: where there is such a directory already, append -2, -3 and so on to its name.
 
         Raises:
             InputError: if it cannot be written, or already holds a run.
         """
-        if self.config_path.exists():
+        if not rename and self.config_path.exists():
             raise InputError(
-                f"{self.path} already holds a run; continue it with resume={self.path}, "
-                "or choose another run_dir="
+                f"{self.path} already holds a run; continue it with "
+                f"{shlex.quote(f'resume={self.path}')}, or choose another run_dir="
             )
         try:
+            if rename:
+                self.path = make_new_directory(self.path)
             self.write_config(config)
         except OSError as error:
             reason = error.strerror or str(error)
@@ -89,18 +109,34 @@ class RunDirectory:
         write_atomically(self.config_path, config.encode())
 
     def open_logs(self, step: int) -> None:
-        """Begin logging after `step`; rows that a killed run wrote beyond it are dropped."""
+        """Begin logging after `step`; what a killed run wrote beyond it is dropped."""
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        for unfinished in self.path.rglob(".*.tmp"):
+            unfinished.unlink()
         self.writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
         rows = [row for row in self.read_metrics() if int(row["step"]) <= step]
         self.rows: list[dict[str, Any]] = list(rows)
         self.flush_metrics()
 
     def read_metrics(self) -> list[dict[str, str]]:
-        """The rows of metrics.csv; none if there is no such file."""
+        """The rows of metrics.csv; none if there is no such file.
+
+        Raises:
+            InputError: if a row has no step.
+        """
         if not self.metrics_path.exists():
             return []
-        with self.metrics_path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            with self.metrics_path.open(newline="", encoding="utf-8-sig") as file:
+                rows = list(csv.DictReader(file))
+            assert all(int(row["step"]) >= 0 for row in rows)
+        except (AssertionError, KeyError, TypeError, ValueError, csv.Error) as error:
+            raise InputError(
+                f"{self.metrics_path} is damaged: expected a whole number `step` in every row; "
+                "repair the file or remove it"
+            ) from error
+        return rows
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         """Write scalars of `step` to TensorBoard and metrics.csv."""
@@ -131,12 +167,33 @@ class RunDirectory:
             self.writer = None
 
     def save_checkpoint(self, name: str, state: dict[str, Any]) -> None:
-        """Write checkpoints/`name`.safetensors, whole or not at all."""
-        save_state(self.checkpoint_path(name), state)
+        """Write checkpoints/`name`.safetensors; of `last` the previous one is kept."""
+        keep = None
+        if name == "last" and not self.last_is_damaged:
+            keep = self.checkpoint_path("previous")
+        save_state(self.checkpoint_path(name), state, keep)
+        self.last_is_damaged &= name != "last"
 
     def load_checkpoint(self, name: str, device: str = "cpu") -> dict[str, Any]:
-        """Read checkpoints/`name`.safetensors."""
-        return load_state(self.checkpoint_path(name), device)
+        """Read checkpoints/`name`.safetensors; where `last` is damaged or missing, the previous.
+
+        Raises:
+            InputError: if neither can be read.
+        """
+        previous = self.checkpoint_path("previous")
+        try:
+            return load_state(self.checkpoint_path(name), device)
+        except InputError as error:
+            if name != "last" or not previous.exists():
+                raise
+            state = load_state(previous, device)
+            log.warning("%s; using the checkpoint before it, %s", error, previous)
+            self.last_is_damaged = True
+            return state
+
+    def has_checkpoint(self) -> bool:
+        """Whether the run has saved a state to go on from."""
+        return any(self.checkpoint_path(name).exists() for name in ("last", "previous"))
 
     def read_results(self) -> dict[str, Any]:
         """Read results.json.
@@ -163,26 +220,22 @@ class RunDirectory:
 class SilentRunDirectory(RunDirectory):
     """A run that this process reads and another one writes."""
 
-    def create(self, config: str) -> None:
-        """Leave it to the other."""
+    def _leave_it(self, *args: Any, **options: Any) -> None:
+        """Write nothing."""
 
-    def write_config(self, config: str) -> None:
-        """Leave it to the other."""
+    create = write_config = open_logs = log = _leave_it
+    flush_metrics = close_logs = save_checkpoint = _leave_it
 
-    def open_logs(self, step: int) -> None:
-        """Leave it to the other."""
 
-    def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Leave it to the other."""
-
-    def flush_metrics(self) -> None:
-        """Leave it to the other."""
-
-    def close_logs(self) -> None:
-        """Leave it to the other."""
-
-    def save_checkpoint(self, name: str, state: dict[str, Any]) -> None:
-        """Leave it to the other."""
+def make_new_directory(path: Path) -> Path:
+    """Make the first directory of `path`, `path`-2, `path`-3, … that is not there yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            candidate.mkdir()
+            return candidate
+    raise AssertionError
 
 
 def finite(node: Any) -> Any:

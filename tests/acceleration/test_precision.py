@@ -33,40 +33,25 @@ def as_before() -> Iterator[None]:
 
 
 def test_fast_float32_products_are_float32_products() -> None:
-    use_fast_float32_products(torch.device("cpu"))
-    assert 0 < product_error() < EXACT
-
-
-def test_the_measure_sees_rounding_to_bfloat16() -> None:
-    assert product_error(torch.bfloat16) > EXACT
-
-
-def test_a_gpu_is_left_alone() -> None:
-    torch.set_float32_matmul_precision("highest")
-    use_fast_float32_products(torch.device("cuda"))
-    assert torch.get_float32_matmul_precision() == "highest"
+    use_fast_float32_products(CPU)
+    assert 0 < product_error() < EXACT < product_error(torch.bfloat16)
 
 
 def test_a_gpu_takes_tf32_only_if_told() -> None:
     torch.set_float32_matmul_precision("highest")
+    use_fast_float32_products(CUDA)
     for name, expected in (("fp32", "highest"), ("bf16", "highest"), ("tf32", "high")):
         use_precision(name, CUDA)
         assert torch.get_float32_matmul_precision() == expected
 
 
-def test_tf32_on_a_cpu_is_refused() -> None:
+def test_names_mean_themselves_and_others_are_refused() -> None:
     with pytest.raises(InputError, match="tf32 is for CUDA, got device cpu"):
         use_precision("tf32", CPU)
-
-
-def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown precision 'float32', expected one of auto, fp32"):
         check_precision("float32")
-
-
-@pytest.mark.parametrize("name", PRECISIONS[1:])
-def test_a_name_means_itself(name: str) -> None:
-    assert resolve_precision(name, CPU, ("fp32",)) == name
+    for name in PRECISIONS[1:]:
+        assert resolve_precision(name, CPU, ("fp32",)) == name
 
 
 @pytest.mark.parametrize(

@@ -63,10 +63,3 @@ def test_two_real_processes(tmp_path: Path) -> None:
     for rank in (0, 1):
         found = json.loads((tmp_path / str(rank)).read_text())
         assert found == [rank, 2, rank == 0, [[[0.5] * 2] * 3, 2.0], 0]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there are GPUs here")
-def test_without_torchrun_there_is_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    assert Ranks.join("auto").size == 1
-    assert not torch.distributed.is_initialized()

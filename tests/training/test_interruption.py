@@ -7,7 +7,12 @@ import signal
 
 import pytest
 
-from cmpolicy.training.interruption import Interrupted, InterruptionGuard
+from cmpolicy.training.interruption import (
+    Interrupted,
+    InterruptionGuard,
+    StopSignal,
+    stopped_at_once,
+)
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -30,6 +35,38 @@ def test_the_second_signal_acts_as_usual() -> None:
                 os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["within", "before"])
+def test_at_once_the_first_signal_raises(before: bool) -> None:
+    with InterruptionGuard() as guard:
+        if before:
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StopSignal, match="stopped by SIGTERM"), guard.at_once():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert guard.signum == signal.SIGTERM
+        assert not issubclass(StopSignal, Exception)
+
+
+def test_signals_of_a_command_raise_unless_ignored() -> None:
+    before = [signal.signal(s, h) for s, h in zip(SIGNALS, (signal.SIG_IGN, nothing), strict=True)]
+    try:
+        with pytest.raises(StopSignal) as stop, stopped_at_once():
+            kill_with_both()
+        assert stop.value.signum == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) is nothing
+    finally:
+        for signum, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(signum, handler)
+
+
+def kill_with_both() -> None:
+    for signum in SIGNALS:
+        os.kill(os.getpid(), signum)
+
+
+def nothing(*args: object) -> None:
+    raise AssertionError
 
 
 def test_the_handlers_before_come_back() -> None:

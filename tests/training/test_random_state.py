@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 
 from cmpolicy.training.distributed import Ranks
-from cmpolicy.training.random_state import GlobalRandomState, OwnRandomState
+from cmpolicy.training.random_state import (
+    GlobalRandomState,
+    OwnRandomState,
+    preserved_random_state,
+)
 
 
 def test_a_generator_goes_on_where_torchs_stands_and_leaves_it_there() -> None:
@@ -25,3 +29,13 @@ def test_either_state_loads_into_the_other() -> None:
     torch.rand(7)
     own.load(of_torch.state())
     assert torch.equal(torch.rand(3), torch.rand(3, generator=own.generator))
+
+
+def test_what_is_drawn_or_seeded_within_changes_nothing() -> None:
+    torch.manual_seed(4)
+    with preserved_random_state():
+        torch.manual_seed(7)
+        torch.randn(3)
+    mine = torch.randn(5)
+    torch.manual_seed(4)
+    assert torch.equal(mine, torch.randn(5))

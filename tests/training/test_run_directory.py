@@ -28,44 +28,34 @@ def test_create_writes_the_configuration_once(tmp_path: Path) -> None:
     assert run.config_path.read_text() == "steps: 5\n"
 
 
-@pytest.mark.parametrize("below", [False, True])
-def test_an_unwritable_place_is_one_line(tmp_path: Path, below: bool) -> None:
+def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("here")
-    path = tmp_path / "file" / "run" if below else tmp_path / "file"
-    with pytest.raises(InputError, match=r"cannot write to .*; choose another") as error:
-        RunDirectory(path).create("")
-    assert "\n" not in str(error.value)
+    for path in (tmp_path / "file" / "run", tmp_path / "file"):
+        for rename in (False, True)[: 1 + (path.name == "run")]:
+            with pytest.raises(InputError, match=r"cannot write to .*; choose another") as error:
+                RunDirectory(path).create("", rename=rename)
+            assert "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_rows_of_one_step_are_one_row(tmp_path: Path) -> None:
+def test_rows_of_one_step_are_one_row_and_those_beyond_the_checkpoint_are_dropped(
+    tmp_path: Path,
+) -> None:
     run = RunDirectory(tmp_path)
     run.open_logs(0)
     run.log(10, {"loss": 1.5})
     run.log(20, {"loss": 1.0})
     run.log(20, {"score": 7.0})
-    run.close_logs()
-    rows = [
-        {"step": "10", "loss": "1.5", "score": ""},
-        {"step": "20", "loss": "1.0", "score": "7.0"},
-    ]
-    assert run.read_metrics() == rows
-
-
-def test_rows_beyond_the_checkpoint_are_dropped(tmp_path: Path) -> None:
-    run = RunDirectory(tmp_path)
-    run.open_logs(0)
-    for step in (10, 20, 30):
-        run.log(step, {"loss": float(step)})
+    run.log(30, {"loss": 0.5})
     run.close_logs()
     run = RunDirectory(tmp_path)
     run.open_logs(20)
     run.log(30, {"loss": 5.0})
     run.close_logs()
-    assert [(r["step"], r["loss"]) for r in run.read_metrics()] == [
-        ("10", "10.0"),
-        ("20", "20.0"),
-        ("30", "5.0"),
+    assert run.read_metrics() == [
+        {"step": "10", "loss": "1.5", "score": ""},
+        {"step": "20", "loss": "1.0", "score": "7.0"},
+        {"step": "30", "loss": "5.0", "score": ""},
     ]
 
 
@@ -89,6 +79,34 @@ def test_checkpoints_have_names(tmp_path: Path) -> None:
     assert torch.equal(run.load_checkpoint("best")["weight"], torch.ones(2))
     with pytest.raises(InputError, match=r"no checkpoint at .*last"):
         run.load_checkpoint("last")
+
+
+def test_new_directories_never_collide(tmp_path: Path) -> None:
+    runs = [RunDirectory(tmp_path / "deep" / "run") for _ in range(3)]
+    for run in runs:
+        run.create("", rename=True)
+    assert [run.path.name for run in runs] == ["run", "run-2", "run-3"]
+    assert all(run.config_path.exists() for run in runs)
+
+
+def test_what_a_killed_process_left_unfinished_is_removed(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.create("")
+    for place in (tmp_path, tmp_path / "checkpoints"):
+        (place / ".last.safetensors.77.tmp").write_text("half")
+    run.open_logs(0)
+    run.close_logs()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_metrics_with_a_byte_order_mark_are_read_and_others_refused(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.metrics_path.write_bytes(b"\xef\xbb\xbfstep,loss\n3,0.5\n")
+    assert run.read_metrics() == [{"step": "3", "loss": "0.5"}]
+    for content in ("loss\n1\n", "step\nmany\n", "step,loss\n\x00,1\n", "step\n-1\n"):
+        run.metrics_path.write_text(content)
+        with pytest.raises(InputError, match=r"metrics\.csv is damaged: expected a whole number"):
+            run.open_logs(0)
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "\x00"])
