@@ -61,6 +61,8 @@ def killed_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractCon
         monkeypatch.setattr(RunDirectory, "save_checkpoint", saved)
 
     return context
+
+
 @pytest.fixture(scope="session")
 def compose() -> Callable[..., Any]:
     """compose(*overrides, config="rl"): the configuration that a command would be given."""

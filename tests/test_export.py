@@ -87,8 +87,11 @@ def test_a_real_process_says_one_line(run: Path) -> None:
     assert not (run / "export").exists()
 
 
-def test_more_calls_than_the_actor_has_learned_are_refused(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run", "agent=ac")
+def test_more_calls_than_the_actor_has_learned_are_refused(
+    tmp_path: Path, compose: Any, tiny: Any
+) -> None:
+    run = tmp_path / "run"
+    train(compose(*tiny, "agent=ac", f"run_dir={run}"), [])
     with pytest.raises(InputError, match="agent ac has learned to act by 1 network call, got 2"):
         exported(run, steps=2)
     assert not (run / "export").exists()
