@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cmpolicy.datasets import TransitionDataset, n_step
+from cmpolicy.datasets.n_step_returns import with_returns
 from cmpolicy.datasets.replay_buffer import ReplayBuffer
 from cmpolicy.errors import InputError
 from cmpolicy.training.checkpoint import load_state, save_state
@@ -116,6 +117,20 @@ def test_half_of_a_batch_is_online_as_soon_as_there_is_something(batch: int, onl
         assert int(fresh.sum()) == online
         seen |= set(drawn.rewards[fresh].tolist())
     assert len(seen) == (15 if online else 0)  # and none of the empty rows
+
+
+def test_returns_are_known_of_the_data_alone() -> None:
+    data = with_returns(offline().replace(rewards=torch.ones(40)), GAMMA)
+    buffer = ReplayBuffer(data, 20, 1, GAMMA)
+    for step in walk():
+        add(buffer, step)
+    drawn = buffer.sample(200)
+    fresh = drawn.observations[:, 0] > 0
+    assert torch.equal(drawn.returns[fresh], drawn.rewards[fresh])
+    assert torch.equal(drawn.final_observations[fresh], drawn.next_observations[fresh])
+    assert torch.equal(drawn.final_terminals[fresh], drawn.terminals[fresh])
+    expected = torch.tensor([sum(GAMMA**i for i in range(k)) for k in (1, 2, 3, 4, 5)])
+    torch.testing.assert_close(drawn.returns[~fresh].unique(), expected)
 
 
 def weighted(temperature: float = 0.5) -> TransitionDataset:
