@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,7 +75,7 @@ def resumed_config(path: str | Path, overrides: list[str], *kinds: type[C]) -> C
         key, _, value = override.partition("=")
         if key == "resume":
             continue
-        if key not in (*CHANGEABLE, "env.id"):
+        if key not in CHANGEABLE:
             raise InputError(
                 f"{key} cannot change in a run that has begun; what can: {', '.join(CHANGEABLE)}"
             )
@@ -87,16 +85,6 @@ def resumed_config(path: str | Path, overrides: list[str], *kinds: type[C]) -> C
         keys = ", ".join(kind.OWN_KEY for kind in kinds)
         raise InputError(
             f"{run.config_path} is damaged or from another version: it has none of the keys {keys}"
-        )
-    env_id = getattr(getattr(stored, "env", None), "id", None)
-    trusted = changes.pop("env.id", None)
-    if trusted is not None and trusted != env_id:
-        raise InputError(f"env.id={trusted} cannot replace {env_id} in a run that has begun")
-    if trusted is None and ":" in (env_id or ""):
-        command = shlex.join(["python", *sys.orig_argv[1:], f"env.id={env_id}"])
-        raise InputError(
-            f"the run's config.yaml names the environment {env_id}, whose module would be "
-            f"imported; if you trust it, say so: {command}"
         )
     config = OmegaConf.structured(stored)
     for key, value in changes.items():
