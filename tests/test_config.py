@@ -81,10 +81,8 @@ def test_every_image_set_composes_with_every_loss(data: str) -> None:
     UNet(SHAPES.get(data, (1, 28, 28)), 10, small)
 
 
-def test_the_default_agent_has_one_setting_for_all_tasks() -> None:
-    usual = compose("env=hopper-medium").agent
-    assert usual == ACConfig()
-    assert all(compose(f"env={task}").agent == usual for task in ("pen-human", "kitchen-mixed"))
+def test_the_default_agent() -> None:
+    assert compose("env=hopper-medium").agent == ACConfig()
 
 
 def test_overrides_arrive_with_their_types() -> None:

@@ -120,7 +120,7 @@ def test_half_of_a_batch_is_online_as_soon_as_there_is_something(batch: int, onl
 
 
 def test_returns_are_known_of_the_data_alone() -> None:
-    data = with_returns(offline().replace(rewards=torch.ones(39)), GAMMA)
+    data = with_returns(offline().replace(rewards=torch.ones(40)), GAMMA)
     buffer = ReplayBuffer(data, 20, 1, GAMMA)
     for step in walk():
         add(buffer, step)
