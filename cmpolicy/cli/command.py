@@ -63,6 +63,7 @@ def compose_and_call(command: Callable[[Any, list[str]], None], config_name: str
     Returns the jobs of a sweep that failed, with their exit codes; outside a sweep it exits.
     """
     import hydra
+    from hydra.core.config_store import ConfigStore
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -70,6 +71,9 @@ def compose_and_call(command: Callable[[Any, list[str]], None], config_name: str
     from cmpolicy.cli.keys import check_keys
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing its own
+    store = ConfigStore.instance()
+    # Hydra copies its store, but changes no copy, for each group that --help lists.
+    setattr(store, "__deepcopy__", lambda memo: store)  # noqa: B010
     failed: dict[str, int] = {}
     process = os.getpid()
 
