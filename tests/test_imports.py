@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "download": {"errors"},
     "consistency": set(),
     "networks": set(),
-    "policy": {"errors", "atomic_file", "consistency", "networks"},
+    "policy": {"errors", "atomic_file", "array_types", "consistency", "networks"},
     "datasets": {"errors", "array_types", "download"},
     "agents": {"errors", "array_types", "consistency", "networks", "policy", "datasets"},
     "training": {"errors", "atomic_file"},

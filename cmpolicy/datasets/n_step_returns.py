@@ -65,6 +65,4 @@ def with_returns(dataset: TransitionDataset, discount: float) -> TransitionDatas
     last = torch.where(ends, index, len(dataset)).flip(0).cummin(0).values.flip(0)
     going_on = discount ** (last - index).to(rewards) * (1 - dataset.terminals[last])
     to_end = ReturnsToEnd(discounted_returns(rewards, ends, discount), last, 1 - going_on)
-    return TransitionDataset(
-        dataset.transitions, ends, dataset.info, dataset.weights, to_end
-    )
+    return TransitionDataset(dataset.transitions, ends, dataset.info, dataset.weights, to_end)

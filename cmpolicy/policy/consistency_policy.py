@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from cmpolicy.array_types import FloatArray
 from cmpolicy.atomic_file import write_atomically
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.consistency.randomness import normal, sobol_normal
@@ -26,8 +27,10 @@ from cmpolicy.policy.action_bounds import LATENT_STD, ActionBound
 from cmpolicy.policy.config import PolicyConfig
 from cmpolicy.policy.few_step_sampler import FewStepSampler
 
-FORMAT = "cmpolicy.policy.v2"  # v1 had the bound of tanh actions elsewhere
-MODE_BANDWIDTH = 0.4  # of half an action's range
+FORMAT = "cmpolicy.policy.v3"
+MODE_BANDWIDTH = 0.4  # of the data's spread
+ROUNDING = 1e-6  # of an entry's size: a smaller standard deviation is float32's rounding
+COLUMNS = 16  # that are float64 at a time
 DAMAGED = (safetensors.SafetensorError, OSError, RuntimeError, TypeError, ValueError, KeyError)
 
 
@@ -80,17 +83,39 @@ class ConsistencyPolicy(nn.Module):
         self.sampler = self.sampler_at(self.levels)
 
     @torch.no_grad()
-    def fit_normalizers(self, observations: Tensor, actions: Tensor) -> None:
-        """Measure the statistics of the data; they are saved with the weights.
+    def fit_normalizers(
+        self, observations: Tensor | FloatArray, actions: Tensor | FloatArray
+    ) -> None:
+        """Measure the statistics of the data, in float64; they are saved with the weights.
+
+        An observation entry that is constant but for rounding has its own size as its unit.
 
         Args:
             observations: (N, obs_dim).
             actions: (N, action_dim), in the environment's units.
+
+        Raises:
+            ValueError: for other shapes, no rows, NaN or infinity.
         """
-        if self.config.normalize_obs:
-            self.obs_mean.copy_(observations.mean(0))
-            self.obs_std.copy_(observations.std(0).clamp_min(1e-3))
+        observations, actions = torch.as_tensor(observations), torch.as_tensor(actions)
+        rows = len(observations)
+        self._check_shapes(rows, observations=observations, actions=actions)
+        if not rows or not bool(observations.isfinite().all()):
+            raise ValueError(f"need finite observations to measure, got NaN or inf in {rows} rows")
         self.bound.fit(actions)
+        if self.config.normalize_obs:
+            columns = range(0, self.obs_dim, COLUMNS)
+            parts = [_mean_and_unit(observations[:, i : i + COLUMNS]) for i in columns]
+            self.obs_mean.copy_(torch.cat([mean for mean, _ in parts]))
+            self.obs_std.copy_(torch.cat([unit for _, unit in parts]))
+
+    def _check_shapes(self, batch: int, **tensors: Tensor | None) -> None:
+        """Raise ValueError for a shape that would broadcast to something else."""
+        shapes = {"observations": (batch, self.obs_dim), "actions": (batch, self.action_dim)}
+        for name, tensor in tensors.items():
+            shape = shapes.get(name, (batch,))
+            if tensor is not None and tensor.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
 
     def encode(self, actions: Tensor) -> Tensor:
         """Actions in the environment's units → x₀ of the consistency model, (B, action_dim)."""
@@ -163,16 +188,21 @@ class ConsistencyPolicy(nn.Module):
     ) -> Tensor:
         """Where `samples` actions lie closest together: (B, obs_dim) → (B, action_dim).
 
-        A plain sample has the noise of the behaviour in it, a mean lies between modes. Every
-        observation's samples are of the same evenly spread noise, so that a mode depends on the
-        observation alone, and smoothly.
+        A single sample has the noise of the behaviour in it, and a mean lies between modes. All
+        observations share the same evenly spread noise, so that a mode depends on the observation
+        alone, and smoothly. Where samples are far apart is a matter of the data, see
+        `action_spread`.
+
+        Raises:
+            ValueError: for fewer than one sample.
         """
+        if samples < 1:
+            raise ValueError(f"the mode needs at least one sample, got {samples}")
         steps = self.sampler.steps if levels is None else len(levels)
-        points = sobol_normal(samples, steps * self.action_dim).reshape(samples, steps, -1)
-        noise = torch.tensor(points, device=self.obs_mean.device)
+        noise = _even_noise(samples, steps, self.action_dim).to(self.obs_mean)
         repeated = observations.repeat_interleave(samples, dim=0)
         drawn = self(repeated, noise=noise.repeat(observations.shape[0], 1, 1), levels=levels)
-        unit = MODE_BANDWIDTH * self.bound.half_range
+        unit = MODE_BANDWIDTH * self.bound.spread
         found = find_mode(drawn.view(-1, samples, self.action_dim) / unit) * unit
         return found.clamp(self.bound.low, self.bound.high)
 
@@ -248,8 +278,8 @@ class ConsistencyPolicy(nn.Module):
         arguments = {
             "obs_dim": self.obs_dim,
             "action_dim": self.action_dim,
-            "action_low": self.bound.low.tolist(),
-            "action_high": self.bound.high.tolist(),
+            "action_low": self.bound.given_low.tolist(),
+            "action_high": self.bound.given_high.tolist(),
             **dataclasses.asdict(self.config),
         }
         metadata = {"format": FORMAT, "arguments": json.dumps(arguments)}
@@ -276,3 +306,17 @@ class ConsistencyPolicy(nn.Module):
             reason = str(error).splitlines()[0]
             raise InputError(f"{path} is damaged or not a policy: {reason}") from error
         return policy
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _even_noise(samples: int, steps: int, dim: int) -> Tensor:
+    """The noise that modes are taken of, (samples, steps, dim) float32 on the CPU."""
+    return torch.tensor(sobol_normal(samples, steps * dim)).reshape(samples, steps, dim)
+
+
+def _mean_and_unit(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column in float64; of a constant one its size, or 1."""
+    x = x.double()
+    std, size = x.std(0, correction=min(1, len(x) - 1)), x.abs().amax(0)
+    constant = std <= ROUNDING * size
+    return x.mean(0), torch.where(constant, torch.where(size > 0, size, 1.0), std)

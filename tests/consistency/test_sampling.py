@@ -226,3 +226,13 @@ def test_mean_shift_by_hand() -> None:
     weights = torch.exp(-torch.tensor([1.0, 0.0, 16.0]) / 2)
     expected = (weights * samples[0, :, 0]).sum() / weights.sum()
     torch.testing.assert_close(find_mode(samples, iterations=1), expected.view(1, 1))
+
+
+@pytest.mark.parametrize("entries", [1, 2, 4, 7, 24])
+@pytest.mark.parametrize("share", [17, 24, 31])
+def test_a_mode_does_not_lie_between_two_values_of_one_entry(entries: int, share: int) -> None:
+    samples = torch.zeros(1, 32, entries)
+    samples[0, :share, -1], samples[0, share:, -1] = 2.5, -2.5
+    expected = torch.zeros(1, entries)
+    expected[0, -1] = 2.5
+    torch.testing.assert_close(find_mode(samples), expected, rtol=0, atol=0.1)

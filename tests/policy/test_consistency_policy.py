@@ -63,108 +63,6 @@ def network_inputs(policy: ConsistencyPolicy, call: Callable[[], object]) -> lis
     return seen
 
 
-# Bounds ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("scale", [1.0, 1e3, 1e6])
-@pytest.mark.parametrize(
-    ("low", "high"),
-    [(LOW, HIGH), (-1.0, 1.0), (-0.3, 0.1), ([0.1, -0.7], [0.7, 0.3]), ([1e-3, -1e4], [2e-3, 1e5])],
-)
-def test_actions_are_inside_their_bounds_whatever_the_weights(
-    bound: str, scale: float, low: float | list[float], high: float | list[float]
-) -> None:
-    low_ = torch.as_tensor(low).expand(2)
-    high_ = torch.as_tensor(high).expand(2)
-    for seed in range(5):
-        torch.manual_seed(seed)
-        policy = ConsistencyPolicy(3, 2, low, high, bound=bound, hidden=[16, 16])
-        with torch.no_grad():
-            for p in policy.network.parameters():
-                p.mul_(scale)
-        actions = policy(10 * torch.randn(200, 3))
-        assert actions.dtype == torch.float32
-        assert ((low_ <= actions) & (actions <= high_)).all()
-        acted = policy.act(np.ones((5, 3)))
-        assert ((low_.numpy() <= acted) & (acted <= high_.numpy())).all()
-
-
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("scale", [1.0, 1e3])
-def test_several_steps_stay_inside_the_bounds(bound: str, scale: float) -> None:
-    policy = small(bound, steps=4)
-    with torch.no_grad():
-        for p in policy.network.parameters():
-            p.mul_(scale)
-    actions = policy(torch.randn(200, 3))
-    assert ((torch.tensor(LOW) <= actions) & (actions <= torch.tensor(HIGH))).all()
-
-
-@pytest.mark.parametrize("bound", BOUNDS)
-def test_several_steps_stay_inside_the_bounds_with_enormous_weights(bound: str) -> None:
-    policy = small(bound, steps=3)
-    with torch.no_grad():
-        for p in policy.network.parameters():
-            p.mul_(1e12)
-    actions = policy(torch.randn(200, 3))
-    assert ((torch.tensor(LOW) <= actions) & (actions <= torch.tensor(HIGH))).all()
-
-
-@pytest.mark.parametrize("bound", BOUNDS)
-def test_any_latent_is_decoded_inside_random_bounds(bound: str) -> None:
-    """A third of all pairs of float32 bounds is overstepped by center + half_range · 1."""
-    low = torch.rand(4000) * 6 - 3
-    high = low + torch.rand(4000) + 1e-3
-    policy = ConsistencyPolicy(1, 4000, low.tolist(), high.tolist(), bound=bound, hidden=[1])
-    for x in (-math.inf, -1e30, -50.0, -1.0, 0.0, 1.0, 50.0, 1e30, math.inf):
-        actions = policy.decode(torch.full((1, 4000), x))
-        assert ((low <= actions) & (actions <= high)).all()
-
-
-@pytest.mark.parametrize("bound", BOUNDS)
-def test_encode_and_decode_are_inverse(bound: str) -> None:
-    policy = small(bound)
-    fraction = torch.rand(500, 2) * 0.998 + 0.001
-    actions = torch.tensor(LOW) + fraction * (torch.tensor(HIGH) - torch.tensor(LOW))
-    latents = policy.encode(actions)
-    torch.testing.assert_close(policy.decode(latents), actions, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(policy.encode(policy.decode(latents)), latents, rtol=2e-3, atol=2e-3)
-
-
-def test_tanh_latents_are_standardised_atanh() -> None:
-    policy = small()
-    _, actions = data()
-    low, high = np.array(LOW), np.array(HIGH)
-    a = 2 * (actions.double().numpy() - low) / (high - low) - 1
-    u = np.arctanh(0.97 * np.clip(a, -1, 1))
-    expected = 0.5 * (u - u.mean(0)) / u.std(0, ddof=1)
-    np.testing.assert_allclose(policy.encode(actions).numpy(), expected, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("bound", ["clamp", "squash"])
-def test_other_latents_are_actions_scaled_to_one(bound: str) -> None:
-    corners = torch.tensor([LOW, HIGH, [-0.5, 2.5]])
-    expected = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0]])
-    torch.testing.assert_close(small(bound).encode(corners), expected)
-
-
-def test_actions_at_the_bound_have_finite_latents() -> None:
-    policy = small()
-    corners = torch.tensor([LOW, HIGH])
-    latents = policy.encode(corners)
-    assert latents.isfinite().all()
-    torch.testing.assert_close(policy.decode(latents), corners, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [(1.0, -1.0), (0.0, 0.0), (-math.inf, 1.0), (0.0, math.nan), ([0, 0], [1, 0])]
-)
-def test_impossible_bounds_are_refused(low: Any, high: Any) -> None:
-    with pytest.raises(ValueError, match="finite action_low < action_high"):
-        ConsistencyPolicy(3, 2, low, high)
-
-
 # The consistency function ------------------------------------------------------------------------
 
 
@@ -324,7 +222,7 @@ def test_a_mode_is_where_the_samples_of_even_noise_lie_closest(steps: int) -> No
     noise = torch.tensor(sobol_normal(16, steps * 2)).reshape(16, steps, 2)
     for obs, mode in zip(observations, policy.mode(observations, 16, levels=levels), strict=True):
         actions = policy(obs.expand(16, 3), noise=noise, levels=levels)
-        unit = 0.4 * policy.bound.half_range
+        unit = 0.4 * policy.bound.spread
         torch.testing.assert_close(mode, find_mode(actions[None] / unit)[0] * unit)
 
 
@@ -499,14 +397,35 @@ def test_observations_are_standardised_by_the_data() -> None:
     assert torch.equal(small(normalize_obs=False).normalize(observations), observations)
 
 
-def test_a_constant_dimension_stays_finite() -> None:
-    policy = ConsistencyPolicy(3, 2, hidden=[8])
-    observations, actions = torch.randn(50, 3), 0.9 * torch.rand(50, 2)
-    observations[:, 1], actions[:, 0] = 4.0, 0.25
-    policy.fit_normalizers(observations, actions)
-    assert policy.normalize(observations).isfinite().all()
-    torch.testing.assert_close(policy.decode(policy.encode(actions)), actions, rtol=1e-4, atol=1e-5)
-    assert policy.loss(observations, actions).isfinite()
+def test_constant_tiny_huge_and_offset_observations_are_standardised() -> None:
+    policy, observations = ConsistencyPolicy(3, 2, hidden=[8]), torch.randn(5000, 3)
+    observations = torch.tensor([0.0, 3e4, -1e8]) + torch.tensor([1e-6, 1.0, 1e3]) * observations
+    policy.fit_normalizers(observations, torch.rand(5000, 2))
+    normal = policy.normalize(observations)
+    assert normal.std(0).tolist() == pytest.approx([1, 1, 1], rel=1e-3)
+    assert normal.mean(0).abs().max() < 0.02
+
+
+def test_a_constant_observation_has_its_own_size_as_its_unit() -> None:
+    policy, observations = ConsistencyPolicy(3, 2, hidden=[8]), torch.zeros(50, 3)
+    observations[:, 1:] = torch.tensor([400.0, 0.1])
+    observations[7, 1] = 400.00003  # rounding
+    policy.fit_normalizers(observations.numpy(), torch.rand(50, 2).numpy())
+    normal = policy.normalize(torch.tensor([[0.5, 440.0, 0.1]]))
+    torch.testing.assert_close(normal, torch.tensor([[0.5, 0.1, 0.0]]), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, None])
+def test_data_without_statistics_are_refused(wrong: float | None) -> None:
+    observations, actions = torch.zeros(4, 3), torch.zeros(4, 2)
+    if wrong is None:
+        observations, actions = observations[:0], actions[:0]
+    else:
+        observations[2, 1] = wrong
+    with pytest.raises(ValueError, match="need finite observations"):
+        ConsistencyPolicy(3, 2).fit_normalizers(observations, actions)
+    with pytest.raises(ValueError, match=r"actions must have shape \(4, 2\), got \(4, 1\)"):
+        ConsistencyPolicy(3, 2).fit_normalizers(torch.zeros(4, 3), torch.zeros(4, 1))
 
 
 # Names and values --------------------------------------------------------------------------------
@@ -645,7 +564,7 @@ def write_foreign(path: Path) -> None:
 
 def write_without_arguments(path: Path) -> None:
     tensors = {name: t.clone() for name, t in small().state_dict().items()}
-    safetensors.torch.save_file(tensors, path, {"format": "cmpolicy.policy.v1"})
+    safetensors.torch.save_file(tensors, path, {"format": "cmpolicy.policy.v3"})
 
 
 def write_other_weights(path: Path) -> None:
@@ -666,7 +585,7 @@ def write_with(path: Path, changes: dict[str, Any]) -> None:
     with safetensors.safe_open(path, framework="pt") as file:
         arguments = json.loads(file.metadata()["arguments"])
         tensors = {name: file.get_tensor(name) for name in small().state_dict()}
-    metadata = {"format": "cmpolicy.policy.v1", "arguments": json.dumps({**arguments, **changes})}
+    metadata = {"format": "cmpolicy.policy.v3", "arguments": json.dumps({**arguments, **changes})}
     path.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
