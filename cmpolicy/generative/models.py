@@ -206,7 +206,6 @@ class ConsistencyStudent(LevelModel):
             torch.as_tensor(progress, dtype=x0.dtype, device=x0.device),
             randomness,
             teacher=teacher,
-            log_weight=self.log_weight,
         )
 
     def update_target(self, progress: float) -> None:

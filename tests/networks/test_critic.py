@@ -13,11 +13,6 @@ from cmpolicy.networks.critic import EnsembleCritic, EnsembleLayerNorm, Ensemble
 from cmpolicy.networks.mlp import ACTIVATIONS
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def randomised(critic: EnsembleCritic) -> EnsembleCritic:
     """The critic with every parameter random, LayerNorm's gains and offsets too."""
     generator = torch.Generator().manual_seed(0)
@@ -39,9 +34,10 @@ def member_by_hand(critic: EnsembleCritic, e: int, x: Tensor, activation: nn.Mod
     return x[:, 0]
 
 
-@pytest.mark.parametrize("ensemble", [1, 2, 5])
-@pytest.mark.parametrize("layer_norm", [False, True])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("ensemble", "layer_norm", "activation"),
+    [(1, True, "relu"), (2, False, "mish"), (5, True, "silu")],
+)
 def test_members_equal_separate_networks(ensemble: int, layer_norm: bool, activation: str) -> None:
     critic = randomised(EnsembleCritic(4, 2, (16, 8), ensemble, activation, layer_norm))
     obs, actions = torch.randn(7, 4), torch.randn(7, 2)
@@ -109,19 +105,10 @@ def test_observations_are_normalised_and_actions_are_not() -> None:
     mean, std = torch.tensor([1.0, -2.0, 30.0]), torch.tensor([0.5, 2.0, 100.0])
     torch.manual_seed(0)
     plain = EnsembleCritic(3, 2, (8,))
-    critic = EnsembleCritic(3, 2, (8,), normalizer=(mean, std))
+    critic = EnsembleCritic(3, 2, (8,))
     critic.load_state_dict({**plain.state_dict(), "obs_mean": mean, "obs_std": std})
     obs, actions = torch.randn(6, 3), torch.randn(6, 2)
     torch.testing.assert_close(critic(mean + std * obs, actions), plain(obs, actions))
-
-
-def test_the_normalizer_is_a_copy_kept_with_the_weights() -> None:
-    mean, std = torch.ones(3), 2 * torch.ones(3)
-    critic = EnsembleCritic(3, 2, (8,), normalizer=(mean, std))
-    mean.zero_()
-    assert critic.state_dict()["obs_mean"].tolist() == [1.0, 1.0, 1.0]
-    assert critic.state_dict()["obs_std"].tolist() == [2.0, 2.0, 2.0]
-    assert not critic.obs_mean.requires_grad
 
 
 def test_the_gradient_with_respect_to_actions_is_each_samples_own() -> None:
