@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from cmpolicy.array_types import FloatArray
-from cmpolicy.atomic_file import write_atomically
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.consistency.randomness import normal, sobol_normal
 from cmpolicy.consistency.sampling import few_step_levels, find_mode
-from cmpolicy.errors import InputError
 from cmpolicy.networks.mlp import ConditionalMLP
 from cmpolicy.policy.action_bounds import LATENT_STD, ActionBound
-from cmpolicy.policy.config import PolicyConfig
+from cmpolicy.policy.config import PolicyConfig, check_count
 from cmpolicy.policy.few_step_sampler import FewStepSampler
+from cmpolicy.policy.policy_file import read_policy, write_policy
 
-FORMAT = "cmpolicy.policy.v3"
 MODE_BANDWIDTH = 0.4  # of the data's spread
+MAX_DIM = 1_000_000
+MAX_NUMBERS = 2**22  # that an intermediate result of `act` holds
 ROUNDING = 1e-6  # of an entry's size: a smaller standard deviation is float32's rounding
 COLUMNS = 16  # that are float64 at a time
-DAMAGED = (safetensors.SafetensorError, OSError, RuntimeError, TypeError, ValueError, KeyError)
 
 
 class ConsistencyPolicy(nn.Module):
@@ -64,7 +60,8 @@ class ConsistencyPolicy(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config = dataclasses.replace(config or PolicyConfig(), **overrides)
-        self.obs_dim, self.action_dim = obs_dim, action_dim
+        self.obs_dim = obs_dim = check_count("obs_dim", obs_dim, MAX_DIM)
+        self.action_dim = action_dim = check_count("action_dim", action_dim, MAX_DIM)
         self.parameterization = config.PARAMETERIZATIONS[config.parameterization](
             LATENT_STD, config.sigma_min, config.sigma_max
         )
@@ -127,7 +124,7 @@ class ConsistencyPolicy(nn.Module):
 
     def normalize(self, observations: Tensor) -> Tensor:
         """Observations as the network sees them, (B, obs_dim)."""
-        return (observations - self.obs_mean) / self.obs_std
+        return (observations.to(self.obs_mean.dtype) - self.obs_mean) / self.obs_std
 
     def f(
         self, x: Tensor, sigma: Tensor, condition: Tensor, network: nn.Module | None = None
@@ -222,20 +219,20 @@ class ConsistencyPolicy(nn.Module):
             progress: k/K over the whole training, for the curriculum of levels; 1 is its end.
             weight: (B,), multiplies each sample's loss.
         """
-        batch = len(observations)
-        for name, tensor, shape in (
-            ("observations", observations, (batch, self.obs_dim)),
-            ("actions", actions, (batch, self.action_dim)),
-            ("weight", weight, (batch,)),
-        ):
-            if tensor is not None and tensor.shape != shape:
-                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+        if self.obs_mean.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"train in float32 or float64, not {self.obs_mean.dtype}: call policy.float(), "
+                "train, and convert the policy afterwards"
+            )
+        self._check_shapes(
+            len(observations), observations=observations, actions=actions, weight=weight
+        )
         condition = self.normalize(observations)
         progress = torch.as_tensor(progress, dtype=condition.dtype, device=condition.device)
         per_sample = self.consistency_loss(
             lambda x, sigma: self.f(x, sigma, condition),
             lambda x, sigma: self.f(x, sigma, condition, self.target_network),
-            self.encode(actions),
+            self.encode(actions.to(condition.dtype)),
             self.parameterization,
             progress,
             generator,
@@ -256,25 +253,40 @@ class ConsistencyPolicy(nn.Module):
         mode_of: int = 1,
         levels: Sequence[float] | None = None,
         generator: torch.Generator | None = None,
-    ) -> npt.NDArray[np.float32]:
+    ) -> FloatArray:
         """Actions for an environment.
 
-        (obs_dim,) → (action_dim,), or (N, obs_dim) → (N, action_dim), float32. They are
-        samples, or with `mode_of` the mode of so many an observation, which draws nothing.
+        (obs_dim,) → (action_dim,), or (N, obs_dim) → (N, action_dim), always float32. They are
+        samples, or with `mode_of` the mode of so many an observation, which draws nothing. Large
+        batches are computed in parts.
+
+        Raises:
+            ValueError: for another shape, NaN or infinity, or mode_of < 1.
         """
-        array = np.array(observation, dtype=np.float32)  # a copy: torch refuses read-only memory
-        batch = torch.from_numpy(array[None] if array.ndim == 1 else array)
-        batch = batch.to(self.obs_mean.device)
-        if mode_of > 1:
-            sampled = self.mode(batch, mode_of, levels=levels)
-        else:
-            sampled = self(batch, levels=levels, generator=generator)
-        actions: npt.NDArray[np.float32] = sampled.cpu().numpy()
-        return actions[0] if array.ndim == 1 else actions
+        if mode_of < 1:
+            raise ValueError(f"mode_of must be at least 1, got {mode_of}")
+        dtype = self.obs_mean.dtype
+        # A copy, because torch refuses read-only memory.
+        array = np.array(observation, np.float64 if dtype == torch.float64 else np.float32)
+        if not np.isfinite(array).all():
+            raise ValueError(f"the observation holds NaN or infinity: {_excerpt(array)}")
+        batch = torch.from_numpy(array[None] if array.ndim < 2 else array)
+        batch = batch.to(self.obs_mean.device, dtype)
+        rows = max(1, MAX_NUMBERS // (mode_of**2 * self.action_dim + max(self.config.hidden)))
+        parts = [
+            self.mode(part, mode_of, levels=levels)
+            if mode_of > 1
+            else self(part, levels=levels, generator=generator)
+            for part in (batch[i : i + rows] for i in range(0, max(1, len(batch)), rows))
+        ]
+        actions = self.bound.clip(torch.cat(parts))
+        return actions[0] if array.ndim < 2 else actions
 
     def save(self, path: str | Path) -> None:
-        """Write weights, normalisers and configuration into one safetensors file."""
-        tensors = {name: t.contiguous().cpu() for name, t in self.state_dict().items()}
+        """Write weights, normalisers and configuration into one safetensors file, with a checksum.
+
+        Folders of `path` that do not exist are made.
+        """
         arguments = {
             "obs_dim": self.obs_dim,
             "action_dim": self.action_dim,
@@ -282,8 +294,7 @@ class ConsistencyPolicy(nn.Module):
             "action_high": self.bound.given_high.tolist(),
             **dataclasses.asdict(self.config),
         }
-        metadata = {"format": FORMAT, "arguments": json.dumps(arguments)}
-        write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
+        write_policy(Path(path), self.state_dict(), arguments)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> ConsistencyPolicy:
@@ -292,20 +303,7 @@ class ConsistencyPolicy(nn.Module):
         Raises:
             InputError: if the file is missing, damaged, or not a policy.
         """
-        try:
-            with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise InputError(f"{path} is not a saved ConsistencyPolicy ({FORMAT})")
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            policy = cls(**json.loads(metadata["arguments"])).to(device)
-            policy.load_state_dict(state)
-        except FileNotFoundError:
-            raise InputError(f"no policy at {path}") from None
-        except DAMAGED as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{path} is damaged or not a policy: {reason}") from error
-        return policy
+        return read_policy(Path(path), cls).to(device)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -320,3 +318,11 @@ def _mean_and_unit(x: Tensor) -> tuple[Tensor, Tensor]:
     std, size = x.std(0, correction=min(1, len(x) - 1)), x.abs().amax(0)
     constant = std <= ROUNDING * size
     return x.mean(0), torch.where(constant, torch.where(size > 0, size, 1.0), std)
+
+
+def _excerpt(array: npt.NDArray[Any]) -> str:
+    """The first row that is not finite, in one line."""
+    row = (
+        array if array.ndim < 2 else array[~np.isfinite(array).all(tuple(range(1, array.ndim)))][0]
+    )
+    return np.array2string(row, threshold=8, max_line_width=10_000)

@@ -28,11 +28,6 @@ LEGAL = {
 }
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def two(value: Any) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64).expand(2)
 
