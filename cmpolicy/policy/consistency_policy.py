@@ -269,7 +269,8 @@ class ConsistencyPolicy(nn.Module):
         # A copy, because torch refuses read-only memory.
         array = np.array(observation, np.float64 if dtype == torch.float64 else np.float32)
         if not np.isfinite(array).all():
-            raise ValueError(f"the observation holds NaN or infinity: {_excerpt(array)}")
+            index = np.argwhere(~np.isfinite(array))[0]
+            raise ValueError(f"the observation is {array[tuple(index)]} at index {index.tolist()}")
         batch = torch.from_numpy(array[None] if array.ndim < 2 else array)
         batch = batch.to(self.obs_mean.device, dtype)
         rows = max(1, MAX_NUMBERS // (mode_of**2 * self.action_dim + max(self.config.hidden)))
@@ -318,11 +319,3 @@ def _mean_and_unit(x: Tensor) -> tuple[Tensor, Tensor]:
     std, size = x.std(0, correction=min(1, len(x) - 1)), x.abs().amax(0)
     constant = std <= ROUNDING * size
     return x.mean(0), torch.where(constant, torch.where(size > 0, size, 1.0), std)
-
-
-def _excerpt(array: npt.NDArray[Any]) -> str:
-    """The first row that is not finite, in one line."""
-    row = (
-        array if array.ndim < 2 else array[~np.isfinite(array).all(tuple(range(1, array.ndim)))][0]
-    )
-    return np.array2string(row, threshold=8, max_line_width=10_000)

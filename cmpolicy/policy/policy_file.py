@@ -1,25 +1,19 @@
-"""Files of policies: one safetensors file of weights, normalisers and configuration."""
+"""Files of policies: weights, normalisers and configuration, checked before anything is built."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import safetensors
-import safetensors.torch
 from torch import Tensor, nn
 
-from cmpolicy.atomic_file import write_atomically
 from cmpolicy.errors import InputError
+from cmpolicy.tensor_file import read_tensors, write_tensors
 
 FORMAT = "cmpolicy.policy.v3"
-DAMAGED = (
-    *(safetensors.SafetensorError, OSError, RuntimeError, TypeError, ValueError, KeyError),
-    *(OverflowError, RecursionError, AttributeError),
-)
+DAMAGED = (RuntimeError, TypeError, ValueError, KeyError, OverflowError, AttributeError)
 P = TypeVar("P", bound=nn.Module)
 
 
@@ -31,10 +25,8 @@ def write_policy(path: Path, state: Mapping[str, Tensor], arguments: Mapping[str
         arguments: what its class is called with, JSON.
     """
     tensors = {name: t.contiguous().cpu() for name, t in state.items()}
-    text = json.dumps(arguments)
-    metadata = {"format": FORMAT, "arguments": text, "sha256": _checksum(tensors, text)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, safetensors.torch.save(tensors, metadata))
+    write_tensors(path, FORMAT, tensors, {"arguments": json.dumps(arguments)})
 
 
 def read_policy(path: Path, make: Callable[..., P]) -> P:
@@ -47,33 +39,23 @@ def read_policy(path: Path, make: Callable[..., P]) -> P:
         InputError: if the file is missing, damaged, of another version, or not a policy.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if (version := metadata.get("format")) != FORMAT:
-                raise InputError(
-                    f"{path} is not a policy of this version: its format is {version}, "
-                    f"expected {FORMAT}; train the policy again"
-                )
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        text = metadata["arguments"]
-        if metadata.get("sha256") != _checksum(state, text):
-            raise ValueError("its checksum differs, so it was changed after it was saved")
-        arguments = json.loads(text)
-        check_sizes(arguments, state)
+        state, text = read_tensors(path, FORMAT)
+        arguments = json.loads(text["arguments"])
+        _check_sizes(arguments, state)
         policy = make(**arguments)
         policy.load_state_dict(state)
     except FileNotFoundError:
         raise InputError(f"no policy at {path}") from None
     except DAMAGED as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0][:300]
         raise InputError(f"{path} is damaged or not a policy: {reason}") from error
     return policy
 
 
-def check_sizes(arguments: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+def _check_sizes(arguments: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless a configuration asks for networks of the size of these weights.
 
-    Made before a network is, which would take whatever memory a file asks for.
+    It comes before the network, which would take whatever memory a file asks for.
     """
     layers = range(len(arguments["hidden"]))
     sizes = {
@@ -84,10 +66,3 @@ def check_sizes(arguments: Mapping[str, Any], state: Mapping[str, Tensor]) -> No
     for name, size in sizes.items():
         if arguments[name] != size:
             raise ValueError(f"its weights have {name} = {size}, not {arguments[name]}")
-
-
-def _checksum(tensors: Mapping[str, Tensor], arguments: str) -> str:
-    """SHA-256 of names, dtypes, shapes and bytes, and of the configuration."""
-    content = hashlib.sha256(safetensors.torch.save(dict(tensors)))
-    content.update(arguments.encode())
-    return content.hexdigest()

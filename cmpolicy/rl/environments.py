@@ -13,6 +13,7 @@ from gymnasium.spaces import Box
 from gymnasium.wrappers import FilterObservation, FlattenObservation
 
 from cmpolicy.errors import InputError
+from cmpolicy.rl.action_space import with_policy_actions
 
 ROBOTICS = ("Adroit", "AntMaze", "PointMaze", "FrankaKitchen")
 
@@ -57,7 +58,7 @@ class Environment:
                 env = FilterObservation(env, ["achieved_goal", "observation"])
             env = FlattenObservation(env)
         check_spaces(self.id, env)
-        return env
+        return with_policy_actions(self.id, env)
 
 
 def register_robotics(env_id: str) -> None:
@@ -76,10 +77,7 @@ def register_robotics(env_id: str) -> None:
 
 
 def check_spaces(env_id: str, env: gymnasium.Env[Any, Any]) -> None:
-    """Raise InputError unless observations and actions are vectors, the actions bounded."""
-    for name, space in (("observation", env.observation_space), ("action", env.action_space)):
-        if not isinstance(space, Box) or len(space.shape) != 1:
-            raise InputError(f"{env_id} has the {name} space {space}, expected a vector (Box)")
-    actions = env.action_space
-    if not (isinstance(actions, Box) and actions.is_bounded()):
-        raise InputError(f"{env_id} has unbounded actions {actions}, expected finite bounds")
+    """Raise InputError unless observations are vectors."""
+    space = env.observation_space
+    if not isinstance(space, Box) or len(space.shape) != 1:
+        raise InputError(f"{env_id} has the observation space {space}, expected a vector (Box)")

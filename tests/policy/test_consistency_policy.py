@@ -243,7 +243,7 @@ def test_float64_observations_are_cast() -> None:
 def test_act_refuses_observations_that_are_not_finite(wrong: float) -> None:
     observations = np.ones((4, 3))
     observations[2, 1] = wrong
-    with pytest.raises(ValueError, match=rf"holds NaN or infinity: \[ ?1. +{wrong} +1. ?\]"):
+    with pytest.raises(ValueError, match=rf"observation is {wrong} at index \[2, 1\]"):
         small().act(observations)
 
 

@@ -115,14 +115,14 @@ def no_arguments(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "reason"),
     [
-        (lambda path: path.write_text("this is not a policy\n" * 20), "damaged or not a policy"),
-        (lambda path: path.write_bytes(b""), "damaged or not a policy"),
-        (lambda path: torch.save(made().state_dict(), path), "damaged or not a policy"),
-        (lambda path: path.mkdir(), "damaged or not a policy"),
+        (lambda path: path.write_text("this is not a policy\n" * 20), "damaged"),
+        (lambda path: path.write_bytes(b""), "damaged"),
+        (lambda path: torch.save(made().state_dict(), path), "damaged"),
+        (lambda path: path.mkdir(), "damaged"),
         (lambda path: None, "no policy at"),
-        (foreign, "its format is None, expected cmpolicy.policy.v3"),
-        (other_version, "its format is cmpolicy.policy.v2, expected cmpolicy.policy.v3"),
-        (no_arguments, "damaged or not a policy"),
+        (foreign, "has format unknown, expected cmpolicy.policy.v3"),
+        (other_version, "has format cmpolicy.policy.v2, expected cmpolicy.policy.v3"),
+        (no_arguments, "its checksum is wrong"),
     ],
 )
 def test_a_file_that_is_no_policy_is_refused_in_one_line(
