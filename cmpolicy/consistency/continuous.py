@@ -16,6 +16,7 @@ from torch import Tensor
 from cmpolicy.consistency.loss import (
     LOG_SIGMA_MEAN,
     LOG_SIGMA_STD,
+    Levels,
     Loss,
     NoisyBatch,
     check_ranges,
@@ -23,6 +24,7 @@ from cmpolicy.consistency.loss import (
 from cmpolicy.consistency.loss_metrics import edm_weight, metric_named, squared
 from cmpolicy.consistency.parameterization import LevelFunction, Parameterization, expand_as
 from cmpolicy.consistency.schedules import karras_sigma, karras_speed, lognormal_sigma
+from cmpolicy.consistency.solvers import slope
 
 
 @functools.cache
@@ -50,12 +52,11 @@ def tangent(
     return value.detach(), derivative.detach()
 
 
-def velocity_at(batch: NoisyBatch, teacher: LevelFunction | None) -> Tensor:
+def velocity_at(batch: NoisyBatch) -> Tensor:
     """dx/dσ = (x − D(x, σ))/σ: the noise z itself without a teacher. Song et al. 2023, eq. 2, 6."""
-    if teacher is None:
+    if batch.teacher is None:
         return batch.noise
-    x, sigma = batch.x, batch.sigma
-    return (x - teacher(x, sigma)) / expand_as(sigma, x)
+    return slope(batch.teacher, batch.x, batch.sigma)
 
 
 @dataclass(frozen=True)
@@ -80,33 +81,23 @@ class ContinuousConsistency(Loss):
             raise ValueError(f"weight must be uniform or edm, got {self.weight!r}")
         prepare_forward_mode()
 
-    def levels(
-        self, uniform: Tensor, p: Parameterization, progress: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def levels(self, uniform: Tensor, p: Parameterization, progress: Tensor) -> Levels:
         """σ(u), u ~ U[0, 1]."""
         sigma = karras_sigma(uniform, 2, p.sigma_min, p.sigma_max)
         return sigma, sigma
 
-    def target(
-        self,
-        f_target: LevelFunction,
-        batch: NoisyBatch,
-        p: Parameterization,
-        progress: Tensor,
-        teacher: LevelFunction | None,
-    ) -> Tensor:
+    def target(self, f_target: LevelFunction, batch: NoisyBatch) -> Tensor:
         """f_θ⁻ − df_θ⁻/du"""
-        velocity = velocity_at(batch, teacher)
-        speed = karras_speed(batch.sigma, p.sigma_min, p.sigma_max)
-        value, df_du = tangent(f_target, batch.x, batch.sigma, velocity, speed)
+        speed = karras_speed(batch.sigma, batch.p.sigma_min, batch.p.sigma_max)
+        value, df_du = tangent(f_target, batch.x, batch.sigma, velocity_at(batch), speed)
         return value - df_du
 
-    def distance(
-        self, value: Tensor, target: Tensor, batch: NoisyBatch, p: Parameterization
-    ) -> Tensor:
+    def distance(self, value: Tensor, target: Tensor, batch: NoisyBatch) -> Tensor:
         """λ d(f_θ, target)"""
         loss = metric_named(self.metric)(value, target)
-        return loss if self.weight == "uniform" else edm_weight(batch.sigma, p.sigma_data) * loss
+        return (
+            loss if self.weight == "uniform" else edm_weight(batch.sigma, batch.p.sigma_data) * loss
+        )
 
 
 @dataclass(frozen=True)
@@ -131,34 +122,25 @@ class SimplifiedConsistency(Loss):
         check_ranges(self, p_mean=LOG_SIGMA_MEAN, p_std=LOG_SIGMA_STD, warmup=(0, 1), c=(1e-9, 1e9))
         prepare_forward_mode()
 
-    def levels(
-        self, uniform: Tensor, p: Parameterization, progress: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def levels(self, uniform: Tensor, p: Parameterization, progress: Tensor) -> Levels:
         """ln σ ~ N(P_mean, P_std²) between σ_min and σ_max."""
         sigma = lognormal_sigma(uniform, p.sigma_min, p.sigma_max, self.p_mean, self.p_std)
         return sigma, sigma
 
-    def target(
-        self,
-        f_target: LevelFunction,
-        batch: NoisyBatch,
-        p: Parameterization,
-        progress: Tensor,
-        teacher: LevelFunction | None,
-    ) -> Tensor:
+    def target(self, f_target: LevelFunction, batch: NoisyBatch) -> Tensor:
         """f_θ⁻ and g/(‖g‖ + c) as one tensor, (2, B, …)."""
-        velocity = velocity_at(batch, teacher)
-        r = (progress / self.warmup).clamp(max=1.0) if self.warmup else torch.ones_like(progress)
-        value, g = trigflow_tangent(f_target, batch.x, batch.sigma, velocity, p.sigma_data, r)
+        k, sigma_data = batch.progress, batch.p.sigma_data
+        r = (k / self.warmup).clamp(max=1.0) if self.warmup else torch.ones_like(k)
+        velocity = velocity_at(batch)
+        value, g = trigflow_tangent(f_target, batch.x, batch.sigma, velocity, sigma_data, r)
         return torch.stack((value, g / expand_as(g.flatten(1).norm(dim=1) + self.c, g)))
 
-    def distance(
-        self, value: Tensor, target: Tensor, batch: NoisyBatch, p: Parameterization
-    ) -> Tensor:
+    def distance(self, value: Tensor, target: Tensor, batch: NoisyBatch) -> Tensor:
         """‖F_θ − F_θ⁻ − g‖²/D with F_θ − F_θ⁻ = (f_θ⁻ − f_θ)/(σ_d sin t)"""
         constant, g = target
-        sin_t = batch.sigma * (batch.sigma**2 + p.sigma_data**2).rsqrt()
-        step = (constant - value) / (p.sigma_data * expand_as(sin_t, value))
+        sigma_data = batch.p.sigma_data
+        sin_t = batch.sigma * (batch.sigma**2 + sigma_data**2).rsqrt()
+        step = (constant - value) / (sigma_data * expand_as(sin_t, value))
         loss: Tensor = squared(step, g) / g[0].numel()
         return loss
 

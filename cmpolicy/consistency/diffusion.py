@@ -10,6 +10,7 @@ from torch import Tensor
 from cmpolicy.consistency.loss import (
     LOG_SIGMA_MEAN,
     LOG_SIGMA_STD,
+    Levels,
     Loss,
     NoisyBatch,
     check_ranges,
@@ -35,29 +36,18 @@ class DenoisingScoreMatching(Loss):
     def __post_init__(self) -> None:
         check_ranges(self, p_mean=LOG_SIGMA_MEAN, p_std=LOG_SIGMA_STD)
 
-    def levels(
-        self, uniform: Tensor, p: Parameterization, progress: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def levels(self, uniform: Tensor, p: Parameterization, progress: Tensor) -> Levels:
         """ln σ ~ N(P_mean, P_std²) between σ_min and σ_max."""
         sigma = lognormal_sigma(uniform, p.sigma_min, p.sigma_max, self.p_mean, self.p_std)
         return sigma, sigma
 
-    def target(
-        self,
-        f_target: LevelFunction,
-        batch: NoisyBatch,
-        p: Parameterization,
-        progress: Tensor,
-        teacher: LevelFunction | None,
-    ) -> Tensor:
+    def target(self, f_target: LevelFunction, batch: NoisyBatch) -> Tensor:
         """x₀, or the teacher's D(x_σ, σ)"""
-        return batch.x0 if teacher is None else teacher(batch.x, batch.sigma)
+        return batch.x0 if batch.teacher is None else batch.teacher(batch.x, batch.sigma)
 
-    def distance(
-        self, value: Tensor, target: Tensor, batch: NoisyBatch, p: Parameterization
-    ) -> Tensor:
+    def distance(self, value: Tensor, target: Tensor, batch: NoisyBatch) -> Tensor:
         """λ(σ) ‖D_θ − target‖²"""
-        return edm_weight(batch.sigma, p.sigma_data) * squared(value, target)
+        return edm_weight(batch.sigma, batch.p.sigma_data) * squared(value, target)
 
 
 def batch_denoiser(

@@ -11,6 +11,7 @@ from cmpolicy.consistency.loss import (
     COUNT,
     LOG_SIGMA_MEAN,
     LOG_SIGMA_STD,
+    Levels,
     Loss,
     NoisyBatch,
     check_ranges,
@@ -58,30 +59,21 @@ class DiscreteConsistency(Loss):
             )
         check_ranges(self, scale=(1e-12, 1e12))
 
-    def target(
-        self,
-        f_target: LevelFunction,
-        batch: NoisyBatch,
-        p: Parameterization,
-        progress: Tensor,
-        teacher: LevelFunction | None,
-    ) -> Tensor:
+    def target(self, f_target: LevelFunction, batch: NoisyBatch) -> Tensor:
         """f_θ⁻(x̂_n, σ_n)"""
-        if teacher is None:
+        if batch.teacher is None:
             x_low = batch.x0 + expand_as(batch.low, batch.x0) * batch.noise
         else:
-            x_low = SOLVERS[self.solver](teacher, batch.x, batch.sigma, batch.low)
+            x_low = SOLVERS[self.solver](batch.teacher, batch.x, batch.sigma, batch.low)
         return f_target(x_low, batch.low)
 
-    def distance(
-        self, value: Tensor, target: Tensor, batch: NoisyBatch, p: Parameterization
-    ) -> Tensor:
+    def distance(self, value: Tensor, target: Tensor, batch: NoisyBatch) -> Tensor:
         """λ d of value and target, scaled."""
         loss = metric_named(self.metric)(value, target)
         if self.weight == "inverse":
             loss = loss / (batch.sigma - batch.low)
         elif self.weight == "edm":
-            loss = edm_weight(batch.sigma, p.sigma_data) * loss
+            loss = edm_weight(batch.sigma, batch.p.sigma_data) * loss
         return self.scale * loss
 
 
@@ -115,9 +107,7 @@ class ConsistencyTraining(DiscreteConsistency):
             return torch.full_like(progress, self.fixed_decay)
         return ct_ema_decay(ct_num_levels(progress, self.s0, self.s1), self.s0, self.mu0)
 
-    def levels(
-        self, uniform: Tensor, p: Parameterization, progress: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def levels(self, uniform: Tensor, p: Parameterization, progress: Tensor) -> Levels:
         """n ~ U{0 … N(k)−2} on the Karras grid of N(k) levels."""
         return uniform_neighbours(uniform, ct_num_levels(progress, self.s0, self.s1), p)
 
@@ -145,9 +135,7 @@ class ConsistencyDistillation(DiscreteConsistency):
     def target_decay(self, progress: Tensor) -> Tensor:
         return torch.full_like(progress, self.mu)
 
-    def levels(
-        self, uniform: Tensor, p: Parameterization, progress: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def levels(self, uniform: Tensor, p: Parameterization, progress: Tensor) -> Levels:
         """n ~ U{0 … N−2}"""
         levels = torch.full_like(progress, self.num_levels)
         return uniform_neighbours(uniform, levels, p)
@@ -173,9 +161,7 @@ class ImprovedConsistencyTraining(DiscreteConsistency):
         super().__post_init__()
         check_ranges(self, s0=COUNT, s1=(self.s0, 1e6), p_mean=LOG_SIGMA_MEAN, p_std=LOG_SIGMA_STD)
 
-    def levels(
-        self, uniform: Tensor, p: Parameterization, progress: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def levels(self, uniform: Tensor, p: Parameterization, progress: Tensor) -> Levels:
         """n of eq. 10 on the Karras grid of N(k) levels, eq. 9."""
         levels = ict_num_levels(progress, self.s0, self.s1)
         index = lognormal_index(uniform, levels, p.sigma_min, p.sigma_max, self.p_mean, self.p_std)
@@ -205,9 +191,7 @@ class EasyConsistencyTuning(DiscreteConsistency):
         super().__post_init__()
         check_ranges(self, q=(1, 1e6), stages=COUNT, p_mean=LOG_SIGMA_MEAN, p_std=LOG_SIGMA_STD)
 
-    def levels(
-        self, uniform: Tensor, p: Parameterization, progress: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def levels(self, uniform: Tensor, p: Parameterization, progress: Tensor) -> Levels:
         """ln σ_{n+1} ~ N(P_mean, P_std²) within the grid's ends, σ_n = r(σ_{n+1})."""
         high = lognormal_sigma(uniform, p.sigma_min, p.sigma_max, self.p_mean, self.p_std)
         stage = torch.floor(progress * self.stages).clamp(max=self.stages - 1)
@@ -215,14 +199,12 @@ class EasyConsistencyTuning(DiscreteConsistency):
         return torch.minimum(low, high), high
 
 
-def uniform_neighbours(
-    uniform: Tensor, num_levels: Tensor, p: Parameterization
-) -> tuple[Tensor, Tensor]:
+def uniform_neighbours(uniform: Tensor, num_levels: Tensor, p: Parameterization) -> Levels:
     """σ_n and σ_{n+1} with n ~ U{0 … N−2}."""
     return neighbours(torch.floor(uniform * (num_levels - 1)), num_levels, p)
 
 
-def neighbours(index: Tensor, num_levels: Tensor, p: Parameterization) -> tuple[Tensor, Tensor]:
+def neighbours(index: Tensor, num_levels: Tensor, p: Parameterization) -> Levels:
     """σ_n and σ_{n+1} of the ascending Karras grid."""
     low, high = (karras_sigma(i, num_levels, p.sigma_min, p.sigma_max) for i in (index, index + 1))
     return low, high

@@ -20,6 +20,12 @@ class NoisyBatch(NamedTuple):
     low: Tensor  # the lower level, (B,)
     sigma: Tensor  # the upper level, that of x, (B,)
     x: Tensor  # (B, …)
+    p: Parameterization
+    progress: Tensor  # k/K, ()
+    teacher: LevelFunction | None
+
+
+Levels = tuple[Tensor, Tensor]  # the lower and the upper one of each sample, (B,) each
 
 
 @dataclass(frozen=True)
@@ -43,26 +49,15 @@ class Loss:
         """μ(k), the decay of that average, ()."""
         return torch.zeros_like(progress)
 
-    def levels(
-        self, uniform: Tensor, p: Parameterization, progress: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The lower and the upper level of each sample, (B,), from one uniform number each."""
+    def levels(self, uniform: Tensor, p: Parameterization, progress: Tensor) -> Levels:
+        """The levels of each sample, from one uniform number each."""
         raise NotImplementedError
 
-    def target(
-        self,
-        f_target: LevelFunction,
-        batch: NoisyBatch,
-        p: Parameterization,
-        progress: Tensor,
-        teacher: LevelFunction | None,
-    ) -> Tensor:
+    def target(self, f_target: LevelFunction, batch: NoisyBatch) -> Tensor:
         """What f_θ(x_σ, σ) is compared with, (B, …), computed without gradients."""
         raise NotImplementedError
 
-    def distance(
-        self, value: Tensor, target: Tensor, batch: NoisyBatch, p: Parameterization
-    ) -> Tensor:
+    def distance(self, value: Tensor, target: Tensor, batch: NoisyBatch) -> Tensor:
         """The weighted distance of f_θ(x_σ, σ) from its target, (B, …), (B, …) → (B,)."""
         raise NotImplementedError
 
@@ -90,10 +85,10 @@ class Loss:
         noise, uniform = draw(x0, randomness)
         low, sigma = self.levels(uniform, parameterization, progress)
         x = x0 + expand_as(sigma, x0) * noise
-        batch = NoisyBatch(x0, noise, low, sigma, x)
+        batch = NoisyBatch(x0, noise, low, sigma, x, parameterization, progress, teacher)
         with torch.no_grad():
-            target = self.target(f_target, batch, parameterization, progress, teacher)
-        return self.distance(f(x, sigma), target, batch, parameterization)
+            target = self.target(f_target, batch)
+        return self.distance(f(x, sigma), target, batch)
 
 
 def check_ranges(loss: Loss, **ranges: tuple[float, float]) -> None:

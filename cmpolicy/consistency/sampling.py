@@ -90,16 +90,13 @@ def find_mode(samples: Tensor, iterations: int = 5) -> Tensor:
     over the entries of the squared differences, or a third of the largest if that is more: however
     many entries agree, samples that are far apart in one are not averaged.
     """
-    entries = (
-        samples.mT.contiguous()
-    )  # (B, d, n): reductions over d are then over whole rows of memory
+    entries = samples.mT.contiguous()  # (B, d, n): reductions over d are then over whole rows
     densest = _kernel(entries[..., :, None] - entries[..., None, :]).sum(2).argmax(1)
     index = densest[:, None, None].expand(-1, entries.shape[1], 1)
     found = entries.gather(2, index)  # (B, d, 1)
     for _ in range(iterations):
-        weights = _kernel(entries - found)  # (B, n)
-        weights = weights / weights.sum(1, keepdim=True)
-        found = (weights[:, None] * entries).sum(2, keepdim=True)
+        weights = _kernel(entries - found)[:, None]  # (B, 1, n)
+        found = (weights * entries).sum(2, keepdim=True) / weights.sum(2, keepdim=True)
     return found.squeeze(2)
 
 
@@ -109,4 +106,4 @@ def _kernel(differences: Tensor) -> Tensor:
     distance = squares.mean(1)
     if squares.shape[1] > 3:  # of three entries the mean is never less than a third of the largest
         distance = torch.maximum(distance, squares.amax(1) / 3)
-    return (-distance / 2).exp()
+    return (distance / -2).exp()

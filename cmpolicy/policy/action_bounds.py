@@ -129,9 +129,11 @@ class ActionBound(nn.Module):
         # Rounding in center + half·a can step over a bound by one unit in the last place.
         return torch.addcmul(self.center, self.half_range, a).clamp(self.low, self.high)
 
-    def clip(self, actions: Tensor) -> FloatArray:
-        """Actions as NumPy float32 inside the given bounds, whatever dtype the policy has."""
+    def as_numpy(self, actions: Tensor) -> FloatArray:
+        """Actions as NumPy float32, inside the given bounds whatever dtype the policy has."""
         array: FloatArray = actions.float().cpu().numpy()
+        if actions.dtype == torch.float32:  # as `decode` gave them
+            return array
         return array.clip(self.given_low, self.given_high)
 
 

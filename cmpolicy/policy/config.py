@@ -76,15 +76,16 @@ class PolicyConfig:
                 f"need 0 < sigma_min < sigma_max ≤ {MAX_SIGMA:g}, got {self.sigma_min} and "
                 f"{self.sigma_max}"
             )
-        check_count("steps", self.steps, MAX_STEPS)
+        self.sigma_min, self.sigma_max = float(self.sigma_min), float(self.sigma_max)
+        self.steps = check_count("steps", self.steps, MAX_STEPS)
         check_count("the number of hidden layers", len(self.hidden), MAX_LAYERS)
-        for width in self.hidden:
-            check_count("each width in hidden", width, MAX_WIDTH)
+        self.hidden = [check_count("each width in hidden", w, MAX_WIDTH) for w in self.hidden]
         if self.levels is not None:
             check_levels(self.levels, 0.0)
             check_count("the number of levels", len(self.levels), MAX_STEPS)
             if self.levels[0] > MAX_SIGMA:
                 raise ValueError(f"levels must be at most {MAX_SIGMA:g}, got {self.levels[0]}")
+            self.levels = [float(level) for level in self.levels]
         try:
             self.make_loss()
         except TypeError as error:

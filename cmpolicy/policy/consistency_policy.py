@@ -1,4 +1,4 @@
-"""ConsistencyPolicy: a network, the consistency core and a bound on actions."""
+"""ConsistencyPolicy: an actor whose actions are samples of a consistency model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cmpolicy.array_types import FloatArray
 from cmpolicy.consistency.ema import ema_update
-from cmpolicy.consistency.randomness import normal, sobol_normal
+from cmpolicy.consistency.randomness import even_noise, normal
 from cmpolicy.consistency.sampling import few_step_levels, find_mode
 from cmpolicy.networks.mlp import ConditionalMLP
 from cmpolicy.policy.action_bounds import LATENT_STD, ActionBound
@@ -23,11 +23,11 @@ from cmpolicy.policy.config import PolicyConfig, check_count
 from cmpolicy.policy.few_step_sampler import FewStepSampler
 from cmpolicy.policy.policy_file import read_policy, write_policy
 
-MODE_BANDWIDTH = 0.4  # of the data's spread
+MODE_BANDWIDTH = 0.4  # in units of `ActionBound.spread`
 MAX_DIM = 1_000_000
-MAX_NUMBERS = 2**22  # that an intermediate result of `act` holds
-ROUNDING = 1e-6  # of an entry's size: a smaller standard deviation is float32's rounding
-COLUMNS = 16  # that are float64 at a time
+MAX_NUMBERS = 2**22  # in one intermediate result of `act`
+ROUNDING = 1e-6  # a smaller standard deviation, relative to an entry's size, is float32's rounding
+COLUMNS = 16  # converted to float64 at a time
 
 
 class ConsistencyPolicy(nn.Module):
@@ -37,9 +37,9 @@ class ConsistencyPolicy(nn.Module):
     `policy.act(obs)` goes from NumPy to NumPy.
 
     Args:
-        obs_dim, action_dim: dimensions.
+        obs_dim, action_dim: numbers of entries.
         action_low, action_high: bounds of the environment, a number or (action_dim,).
-        config: what it is made of.
+        config: architecture, loss and sampling; `PolicyConfig()` by default.
         **overrides: fields of PolicyConfig, e.g. ``bound="clamp", steps=2``.
 
     Raises:
@@ -196,7 +196,7 @@ class ConsistencyPolicy(nn.Module):
         if samples < 1:
             raise ValueError(f"the mode needs at least one sample, got {samples}")
         steps = self.sampler.steps if levels is None else len(levels)
-        noise = _even_noise(samples, steps, self.action_dim).to(self.obs_mean)
+        noise = even_noise(samples, steps, self.action_dim).to(self.obs_mean)
         repeated = observations.repeat_interleave(samples, dim=0)
         drawn = self(repeated, noise=noise.repeat(observations.shape[0], 1, 1), levels=levels)
         unit = MODE_BANDWIDTH * self.bound.spread
@@ -274,13 +274,17 @@ class ConsistencyPolicy(nn.Module):
         batch = torch.from_numpy(array[None] if array.ndim < 2 else array)
         batch = batch.to(self.obs_mean.device, dtype)
         rows = max(1, MAX_NUMBERS // (mode_of**2 * self.action_dim + max(self.config.hidden)))
-        parts = [
-            self.mode(part, mode_of, levels=levels)
-            if mode_of > 1
-            else self(part, levels=levels, generator=generator)
-            for part in (batch[i : i + rows] for i in range(0, max(1, len(batch)), rows))
-        ]
-        actions = self.bound.clip(torch.cat(parts))
+
+        def sample(part: Tensor) -> Tensor:
+            if mode_of > 1:
+                return self.mode(part, mode_of, levels=levels)
+            return self(part, levels=levels, generator=generator)  # type: ignore[no-any-return]
+
+        if len(batch) > rows:
+            parts = [sample(batch[i : i + rows]) for i in range(0, len(batch), rows)]
+            actions = self.bound.as_numpy(torch.cat(parts))
+        else:
+            actions = self.bound.as_numpy(sample(batch))
         return actions[0] if array.ndim < 2 else actions
 
     def save(self, path: str | Path) -> None:
@@ -305,12 +309,6 @@ class ConsistencyPolicy(nn.Module):
             InputError: if the file is missing, damaged, or not a policy.
         """
         return read_policy(Path(path), cls).to(device)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _even_noise(samples: int, steps: int, dim: int) -> Tensor:
-    """The noise that modes are taken of, (samples, steps, dim) float32 on the CPU."""
-    return torch.tensor(sobol_normal(samples, steps * dim)).reshape(samples, steps, dim)
 
 
 def _mean_and_unit(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,8 @@ def test_a_loaded_policy_is_bit_for_bit_the_same(tmp_path: Path, overrides: Any)
 
 
 def test_dimensions_of_numpy_are_numbers(tmp_path: Path) -> None:
-    policy = ConsistencyPolicy(np.prod((3,)), np.int32(2), np.float32(-1), np.ones(2), hidden=[8])
+    numbers: Any = {"steps": np.int64(2), "sigma_max": np.float32(5), "hidden": list(np.full(2, 8))}
+    policy = ConsistencyPolicy(np.prod((3,)), np.int32(2), np.float32(-1), np.ones(2), **numbers)
     policy.save(tmp_path / "p")
     assert ConsistencyPolicy.load(tmp_path / "p").obs_dim == 3
 
