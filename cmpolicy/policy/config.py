@@ -1,4 +1,4 @@
-"""What a ConsistencyPolicy is made of."""
+"""Configuration of a ConsistencyPolicy."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from cmpolicy.networks.embeddings import EMBEDDINGS
 from cmpolicy.networks.mlp import ACTIVATIONS
 from cmpolicy.policy.action_bounds import BOUNDS
 
-# Where actions want other values than the images that a loss was tuned on: on hopper one-step
-# actions are best with iCT's first ten levels (benchmarks/results/hopper_medium.md).
+# iCT was tuned on images. On hopper one-step actions are best with its first ten levels
+# (benchmarks/results/hopper_medium.md).
 LOSS_DEFAULTS: dict[str, dict[str, Any]] = {"ict": {"s1": 10}}
 
-# Far beyond what anyone needs: a damaged or hostile file must not take all time and memory.
+# No use needs more; a damaged or hostile file must not take all time and memory.
 MAX_SIGMA, MAX_STEPS, MAX_LAYERS, MAX_WIDTH = 1e6, 1000, 100, 100_000
 
 
 @dataclass
 class PolicyConfig:
-    """What a ConsistencyPolicy is made of.
+    """Architecture, loss and sampling of a ConsistencyPolicy.
 
     Attributes:
         hidden, activation, embedding: of the network, see `ConditionalMLP`.

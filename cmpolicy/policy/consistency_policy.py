@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,7 @@ class ConsistencyPolicy(nn.Module):
         ValueError: for an unknown name or a value out of range.
     """
 
+    Config: ClassVar[type[PolicyConfig]] = PolicyConfig
     obs_mean: Tensor
     obs_std: Tensor
 
@@ -59,7 +60,7 @@ class ConsistencyPolicy(nn.Module):
         **overrides: Any,
     ) -> None:
         super().__init__()
-        self.config = config = dataclasses.replace(config or PolicyConfig(), **overrides)
+        self.config = config = dataclasses.replace(config or self.Config(), **overrides)
         self.obs_dim = obs_dim = check_count("obs_dim", obs_dim, MAX_DIM)
         self.action_dim = action_dim = check_count("action_dim", action_dim, MAX_DIM)
         self.parameterization = config.PARAMETERIZATIONS[config.parameterization](
@@ -143,7 +144,7 @@ class ConsistencyPolicy(nn.Module):
         return x0.tanh() if squash else x0
 
     def sampler_at(self, levels: Sequence[float]) -> FewStepSampler:
-        """A sampler at noise levels of one's choice, decreasing."""
+        """A sampler at the given noise levels, decreasing."""
         embedding, squash = self.network.embedding, self.bound.kind == "squash"
         return FewStepSampler(self.parameterization, levels, embedding, self.obs_mean, squash)
 
