@@ -1,32 +1,50 @@
 """cmpolicy: consistency policies for reinforcement learning.
 
-`ConsistencyPolicy` is the actor for an agent of one's own; `python -m cmpolicy.train` trains ours.
+`ConsistencyPolicy` is an actor for your own agent; `python -m cmpolicy.train` trains the agents of
+this library. Names are imported when they are first used, so that `import cmpolicy` takes no time.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cmpolicy.errors import InputError
     from cmpolicy.policy.config import PolicyConfig
     from cmpolicy.policy.consistency_policy import ConsistencyPolicy
+    from cmpolicy.policy.diffusion_policy import DiffusionPolicy, DiffusionPolicyConfig
 
-__version__ = version("cmpolicy")
-__all__ = ["ConsistencyPolicy", "InputError", "PolicyConfig", "__version__"]
+    __version__: str
+
+__all__ = [
+    "ConsistencyPolicy",
+    "DiffusionPolicy",
+    "DiffusionPolicyConfig",
+    "InputError",
+    "PolicyConfig",
+    "__version__",
+]
 
 _MODULES = {
     "ConsistencyPolicy": "cmpolicy.policy.consistency_policy",
+    "DiffusionPolicy": "cmpolicy.policy.diffusion_policy",
+    "DiffusionPolicyConfig": "cmpolicy.policy.diffusion_policy",
     "InputError": "cmpolicy.errors",
     "PolicyConfig": "cmpolicy.policy.config",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: a command is ready for Ctrl-C before torch, which takes seconds."""
-    if name not in _MODULES:
+    """A public name on its first use (PEP 562)."""
+    if name == "__version__":
+        value: Any = import_module("importlib.metadata").version("cmpolicy")
+    elif name in _MODULES:
+        value = getattr(import_module(_MODULES[name]), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tensor_file": {"errors", "atomic_file"},
     "consistency": set(),
     "networks": set(),
-    "policy": {"errors", "atomic_file", "consistency", "networks"},
+    "policy": {"errors", "array_types", "tensor_file", "consistency", "networks"},
     "datasets": {"errors", "array_types", "download"},
     "agents": {"errors", "array_types", "consistency", "networks", "policy", "datasets"},
     "training": {"errors", "atomic_file", "tensor_file"},

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cmpolicy.consistency.loss_metrics import edm_weight, metric_named, squared, weighted
-from cmpolicy.consistency.parameterization import (
-    LevelFunction,
-    Parameterization,
-    expand_as,
+from cmpolicy.consistency.loss import (
+    LOG_SIGMA_MEAN,
+    LOG_SIGMA_STD,
+    Levels,
+    Loss,
+    NoisyBatch,
+    check_ranges,
 )
-from cmpolicy.consistency.randomness import Randomness, draw
+from cmpolicy.consistency.loss_metrics import edm_weight, metric_named, squared
+from cmpolicy.consistency.parameterization import LevelFunction, Parameterization, expand_as
 from cmpolicy.consistency.schedules import karras_sigma, karras_speed, lognormal_sigma
+from cmpolicy.consistency.solvers import slope
 
 
 @functools.cache
@@ -49,16 +52,15 @@ def tangent(
     return value.detach(), derivative.detach()
 
 
-def velocity_at(x: Tensor, sigma: Tensor, noise: Tensor, teacher: LevelFunction | None) -> Tensor:
+def velocity_at(batch: NoisyBatch) -> Tensor:
     """dx/dσ = (x − D(x, σ))/σ: the noise z itself without a teacher. Song et al. 2023, eq. 2, 6."""
-    if teacher is None:
-        return noise
-    with torch.no_grad():
-        return (x - teacher(x, sigma)) / expand_as(sigma, x)
+    if batch.teacher is None:
+        return batch.noise
+    return slope(batch.teacher, batch.x, batch.sigma)
 
 
 @dataclass(frozen=True)
-class ContinuousConsistency:
+class ContinuousConsistency(Loss):
     """The continuous-time CT and CD of Song et al. 2023, App. B, Theorems 5 and 6 with θ⁻ = sg(θ).
 
     Levels are σ(u), u ~ U[0, 1], along the Karras curve. As N → ∞ the two neighbours of the
@@ -73,44 +75,33 @@ class ContinuousConsistency:
     metric: str = "squared"
     weight: str = "edm"
 
-    needs_target_ema = False
-
     def __post_init__(self) -> None:
         metric_named(self.metric)
         if self.weight not in ("uniform", "edm"):
             raise ValueError(f"weight must be uniform or edm, got {self.weight!r}")
         prepare_forward_mode()
 
-    def target_decay(self, progress: Tensor) -> Tensor:
-        return torch.zeros_like(progress)
+    def levels(self, uniform: Tensor, p: Parameterization, progress: Tensor) -> Levels:
+        """σ(u), u ~ U[0, 1]."""
+        sigma = karras_sigma(uniform, 2, p.sigma_min, p.sigma_max)
+        return sigma, sigma
 
-    def __call__(
-        self,
-        f: LevelFunction,
-        f_target: LevelFunction,
-        x0: Tensor,
-        parameterization: Parameterization,
-        progress: Tensor,
-        randomness: Randomness = None,
-        *,
-        teacher: LevelFunction | None = None,
-        log_weight: Callable[[Tensor], Tensor] | None = None,
-    ) -> Tensor:
-        noise, u = draw(x0, randomness)
-        p = parameterization
-        sigma = karras_sigma(u, 2, p.sigma_min, p.sigma_max)
-        x = x0 + expand_as(sigma, x0) * noise
-        velocity = velocity_at(x, sigma, noise, teacher)
-        speed = karras_speed(sigma, p.sigma_min, p.sigma_max)
-        value, df_du = tangent(f_target, x, sigma, velocity, speed)
-        loss = metric_named(self.metric)(f(x, sigma), value - df_du)
-        if self.weight == "edm":
-            loss = edm_weight(sigma, p.sigma_data) * loss
-        return weighted(loss, sigma, log_weight)
+    def target(self, f_target: LevelFunction, batch: NoisyBatch) -> Tensor:
+        """f_θ⁻ − df_θ⁻/du"""
+        speed = karras_speed(batch.sigma, batch.p.sigma_min, batch.p.sigma_max)
+        value, df_du = tangent(f_target, batch.x, batch.sigma, velocity_at(batch), speed)
+        return value - df_du
+
+    def distance(self, value: Tensor, target: Tensor, batch: NoisyBatch) -> Tensor:
+        """λ d(f_θ, target)"""
+        loss = metric_named(self.metric)(value, target)
+        return (
+            loss if self.weight == "uniform" else edm_weight(batch.sigma, batch.p.sigma_data) * loss
+        )
 
 
 @dataclass(frozen=True)
-class SimplifiedConsistency:
+class SimplifiedConsistency(Loss):
     """sCT, and with a teacher sCD: Lu & Song 2024, Algorithm 1.
 
     TrigFlow's coordinates are t = arctan(σ/σ_d) and x_t = cos t · x_σ; any consistency function has
@@ -127,40 +118,31 @@ class SimplifiedConsistency:
     warmup: float = 0.2
     c: float = 0.1
 
-    needs_target_ema = False
-
     def __post_init__(self) -> None:
-        if self.p_std <= 0 or not 0 <= self.warmup <= 1 or self.c <= 0:
-            raise ValueError(f"need p_std > 0, 0 ≤ warmup ≤ 1 and c > 0, got {self}")
+        check_ranges(self, p_mean=LOG_SIGMA_MEAN, p_std=LOG_SIGMA_STD, warmup=(0, 1), c=(1e-9, 1e9))
         prepare_forward_mode()
 
-    def target_decay(self, progress: Tensor) -> Tensor:
-        return torch.zeros_like(progress)
-
-    def __call__(
-        self,
-        f: LevelFunction,
-        f_target: LevelFunction,
-        x0: Tensor,
-        parameterization: Parameterization,
-        progress: Tensor,
-        randomness: Randomness = None,
-        *,
-        teacher: LevelFunction | None = None,
-        log_weight: Callable[[Tensor], Tensor] | None = None,
-    ) -> Tensor:
-        noise, uniform = draw(x0, randomness)
-        p = parameterization
+    def levels(self, uniform: Tensor, p: Parameterization, progress: Tensor) -> Levels:
+        """ln σ ~ N(P_mean, P_std²) between σ_min and σ_max."""
         sigma = lognormal_sigma(uniform, p.sigma_min, p.sigma_max, self.p_mean, self.p_std)
-        x = x0 + expand_as(sigma, x0) * noise
-        velocity = velocity_at(x, sigma, noise, teacher)
-        r = (progress / self.warmup).clamp(max=1.0) if self.warmup else torch.ones_like(progress)
-        value, g = trigflow_tangent(f_target, x, sigma, velocity, p.sigma_data, r)
-        g = g / expand_as(g.flatten(1).norm(dim=1) + self.c, g)
-        # ‖F_θ − F_θ⁻ − g‖²/D with F_θ − F_θ⁻ = (f_θ⁻ − f_θ)/(σ_d sin t)
-        sin_t = sigma * (sigma**2 + p.sigma_data**2).rsqrt()
-        step = (value - f(x, sigma)) / (p.sigma_data * expand_as(sin_t, x))
-        return weighted(squared(step, g) / g[0].numel(), sigma, log_weight)
+        return sigma, sigma
+
+    def target(self, f_target: LevelFunction, batch: NoisyBatch) -> Tensor:
+        """f_θ⁻ and g/(‖g‖ + c) as one tensor, (2, B, …)."""
+        k, sigma_data = batch.progress, batch.p.sigma_data
+        r = (k / self.warmup).clamp(max=1.0) if self.warmup else torch.ones_like(k)
+        velocity = velocity_at(batch)
+        value, g = trigflow_tangent(f_target, batch.x, batch.sigma, velocity, sigma_data, r)
+        return torch.stack((value, g / expand_as(g.flatten(1).norm(dim=1) + self.c, g)))
+
+    def distance(self, value: Tensor, target: Tensor, batch: NoisyBatch) -> Tensor:
+        """‖F_θ − F_θ⁻ − g‖²/D with F_θ − F_θ⁻ = (f_θ⁻ − f_θ)/(σ_d sin t)"""
+        constant, g = target
+        sigma_data = batch.p.sigma_data
+        sin_t = batch.sigma * (batch.sigma**2 + sigma_data**2).rsqrt()
+        step = (constant - value) / (sigma_data * expand_as(sin_t, value))
+        loss: Tensor = squared(step, g) / g[0].numel()
+        return loss
 
 
 def trigflow_tangent(

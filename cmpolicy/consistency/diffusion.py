@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cmpolicy.consistency.loss_metrics import edm_weight, squared, weighted
-from cmpolicy.consistency.parameterization import (
-    LevelFunction,
-    Parameterization,
-    expand_as,
+from cmpolicy.consistency.loss import (
+    LOG_SIGMA_MEAN,
+    LOG_SIGMA_STD,
+    Levels,
+    Loss,
+    NoisyBatch,
+    check_ranges,
 )
-from cmpolicy.consistency.randomness import Randomness, draw
+from cmpolicy.consistency.loss_metrics import edm_weight, squared
+from cmpolicy.consistency.parameterization import LevelFunction, Parameterization
 from cmpolicy.consistency.schedules import lognormal_sigma
 
 
 @dataclass(frozen=True)
-class DenoisingScoreMatching:
+class DenoisingScoreMatching(Loss):
     """λ(σ) ‖D_θ(x₀ + σ z, σ) − x₀‖², λ = (σ² + σ_d²)/(σ σ_d)²: Karras et al. 2022, eq. 2, Table 1.
 
     A teacher's D(x_σ, σ) may stand for x₀, whose expectation it is.
@@ -31,31 +33,21 @@ class DenoisingScoreMatching:
     p_mean: float = -1.2
     p_std: float = 1.2
 
-    needs_target_ema = False
+    def __post_init__(self) -> None:
+        check_ranges(self, p_mean=LOG_SIGMA_MEAN, p_std=LOG_SIGMA_STD)
 
-    def target_decay(self, progress: Tensor) -> Tensor:
-        return torch.zeros_like(progress)
-
-    def __call__(
-        self,
-        f: LevelFunction,
-        f_target: LevelFunction,
-        x0: Tensor,
-        parameterization: Parameterization,
-        progress: Tensor,
-        randomness: Randomness = None,
-        *,
-        teacher: LevelFunction | None = None,
-        log_weight: Callable[[Tensor], Tensor] | None = None,
-    ) -> Tensor:
-        noise, uniform = draw(x0, randomness)
-        p = parameterization
+    def levels(self, uniform: Tensor, p: Parameterization, progress: Tensor) -> Levels:
+        """ln σ ~ N(P_mean, P_std²) between σ_min and σ_max."""
         sigma = lognormal_sigma(uniform, p.sigma_min, p.sigma_max, self.p_mean, self.p_std)
-        x = x0 + expand_as(sigma, x0) * noise
-        with torch.no_grad():
-            target = x0 if teacher is None else teacher(x, sigma)
-        loss = squared(f(x, sigma), target)
-        return weighted(edm_weight(sigma, p.sigma_data) * loss, sigma, log_weight)
+        return sigma, sigma
+
+    def target(self, f_target: LevelFunction, batch: NoisyBatch) -> Tensor:
+        """x₀, or the teacher's D(x_σ, σ)"""
+        return batch.x0 if batch.teacher is None else batch.teacher(batch.x, batch.sigma)
+
+    def distance(self, value: Tensor, target: Tensor, batch: NoisyBatch) -> Tensor:
+        """λ(σ) ‖D_θ − target‖²"""
+        return edm_weight(batch.sigma, batch.p.sigma_data) * squared(value, target)
 
 
 def batch_denoiser(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cmpolicy.consistency.loss_metrics import Metric, edm_weight, metric_named, weighted
-from cmpolicy.consistency.parameterization import (
-    LevelFunction,
-    Parameterization,
-    expand_as,
+from cmpolicy.consistency.loss import (
+    COUNT,
+    LOG_SIGMA_MEAN,
+    LOG_SIGMA_STD,
+    Levels,
+    Loss,
+    NoisyBatch,
+    check_ranges,
 )
-from cmpolicy.consistency.randomness import Randomness, draw
+from cmpolicy.consistency.loss_metrics import Metric, edm_weight, metric_named
+from cmpolicy.consistency.parameterization import LevelFunction, Parameterization, expand_as
 from cmpolicy.consistency.schedules import (
     ct_ema_decay,
     ct_num_levels,
@@ -28,7 +31,7 @@ from cmpolicy.consistency.solvers import SOLVERS
 
 
 @dataclass(frozen=True)
-class DiscreteConsistency:
+class DiscreteConsistency(Loss):
     """λ d(f_θ(x_{n+1}, σ_{n+1}), f_θ⁻(x̂_n, σ_n)): Song et al. 2023, eq. 7 and 10.
 
     A subclass draws the two levels. x_{n+1} = x₀ + σ_{n+1} z, and x̂_n is one step of the
@@ -54,47 +57,24 @@ class DiscreteConsistency:
             raise ValueError(
                 f"unknown solver {self.solver!r}, expected one of {', '.join(SOLVERS)}"
             )
+        check_ranges(self, scale=(1e-12, 1e12))
 
-    @property
-    def needs_target_ema(self) -> bool:
-        return False
+    def target(self, f_target: LevelFunction, batch: NoisyBatch) -> Tensor:
+        """f_θ⁻(x̂_n, σ_n)"""
+        if batch.teacher is None:
+            x_low = batch.x0 + expand_as(batch.low, batch.x0) * batch.noise
+        else:
+            x_low = SOLVERS[self.solver](batch.teacher, batch.x, batch.sigma, batch.low)
+        return f_target(x_low, batch.low)
 
-    def target_decay(self, progress: Tensor) -> Tensor:
-        return torch.zeros_like(progress)
-
-    def levels(
-        self, uniform: Tensor, parameterization: Parameterization, progress: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """σ_n < σ_{n+1}, each (B,), from one uniform number a sample."""
-        raise NotImplementedError
-
-    def __call__(
-        self,
-        f: LevelFunction,
-        f_target: LevelFunction,
-        x0: Tensor,
-        parameterization: Parameterization,
-        progress: Tensor,
-        randomness: Randomness = None,
-        *,
-        teacher: LevelFunction | None = None,
-        log_weight: Callable[[Tensor], Tensor] | None = None,
-    ) -> Tensor:
-        noise, uniform = draw(x0, randomness)
-        low, high = self.levels(uniform, parameterization, progress)
-        x_high = x0 + expand_as(high, x0) * noise
-        with torch.no_grad():
-            if teacher is None:
-                x_low = x0 + expand_as(low, x0) * noise
-            else:
-                x_low = SOLVERS[self.solver](teacher, x_high, high, low)
-            target = f_target(x_low, low)
-        loss = metric_named(self.metric)(f(x_high, high), target)
+    def distance(self, value: Tensor, target: Tensor, batch: NoisyBatch) -> Tensor:
+        """λ d of value and target, scaled."""
+        loss = metric_named(self.metric)(value, target)
         if self.weight == "inverse":
-            loss = loss / (high - low)
+            loss = loss / (batch.sigma - batch.low)
         elif self.weight == "edm":
-            loss = edm_weight(high, parameterization.sigma_data) * loss
-        return weighted(self.scale * loss, high, log_weight)
+            loss = edm_weight(batch.sigma, batch.p.sigma_data) * loss
+        return self.scale * loss
 
 
 @dataclass(frozen=True)
@@ -112,6 +92,12 @@ class ConsistencyTraining(DiscreteConsistency):
     mu0: float = 0.9
     fixed_decay: float | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self, s0=COUNT, s1=COUNT, mu0=(1e-6, 1))
+        if self.fixed_decay is not None:
+            check_ranges(self, fixed_decay=(0, 1))
+
     @property
     def needs_target_ema(self) -> bool:
         return self.fixed_decay != 0
@@ -121,13 +107,9 @@ class ConsistencyTraining(DiscreteConsistency):
             return torch.full_like(progress, self.fixed_decay)
         return ct_ema_decay(ct_num_levels(progress, self.s0, self.s1), self.s0, self.mu0)
 
-    def levels(
-        self, uniform: Tensor, parameterization: Parameterization, progress: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def levels(self, uniform: Tensor, p: Parameterization, progress: Tensor) -> Levels:
         """n ~ U{0 … N(k)−2} on the Karras grid of N(k) levels."""
-        return uniform_neighbours(
-            uniform, ct_num_levels(progress, self.s0, self.s1), parameterization
-        )
+        return uniform_neighbours(uniform, ct_num_levels(progress, self.s0, self.s1), p)
 
 
 @dataclass(frozen=True)
@@ -142,6 +124,10 @@ class ConsistencyDistillation(DiscreteConsistency):
     num_levels: int = 40
     mu: float = 0.95
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self, num_levels=(2, 1e6), mu=(0, 1))
+
     @property
     def needs_target_ema(self) -> bool:
         return self.mu > 0
@@ -149,12 +135,10 @@ class ConsistencyDistillation(DiscreteConsistency):
     def target_decay(self, progress: Tensor) -> Tensor:
         return torch.full_like(progress, self.mu)
 
-    def levels(
-        self, uniform: Tensor, parameterization: Parameterization, progress: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def levels(self, uniform: Tensor, p: Parameterization, progress: Tensor) -> Levels:
         """n ~ U{0 … N−2}"""
         levels = torch.full_like(progress, self.num_levels)
-        return uniform_neighbours(uniform, levels, parameterization)
+        return uniform_neighbours(uniform, levels, p)
 
 
 @dataclass(frozen=True)
@@ -173,12 +157,13 @@ class ImprovedConsistencyTraining(DiscreteConsistency):
     p_mean: float = -1.1
     p_std: float = 2.0
 
-    def levels(
-        self, uniform: Tensor, parameterization: Parameterization, progress: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self, s0=COUNT, s1=(self.s0, 1e6), p_mean=LOG_SIGMA_MEAN, p_std=LOG_SIGMA_STD)
+
+    def levels(self, uniform: Tensor, p: Parameterization, progress: Tensor) -> Levels:
         """n of eq. 10 on the Karras grid of N(k) levels, eq. 9."""
         levels = ict_num_levels(progress, self.s0, self.s1)
-        p = parameterization
         index = lognormal_index(uniform, levels, p.sigma_min, p.sigma_max, self.p_mean, self.p_std)
         return neighbours(index, levels, p)
 
@@ -202,30 +187,24 @@ class EasyConsistencyTuning(DiscreteConsistency):
     p_mean: float = -1.1
     p_std: float = 2.0
 
-    def levels(
-        self, uniform: Tensor, parameterization: Parameterization, progress: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self, q=(1, 1e6), stages=COUNT, p_mean=LOG_SIGMA_MEAN, p_std=LOG_SIGMA_STD)
+
+    def levels(self, uniform: Tensor, p: Parameterization, progress: Tensor) -> Levels:
         """ln σ_{n+1} ~ N(P_mean, P_std²) within the grid's ends, σ_n = r(σ_{n+1})."""
-        p = parameterization
         high = lognormal_sigma(uniform, p.sigma_min, p.sigma_max, self.p_mean, self.p_std)
         stage = torch.floor(progress * self.stages).clamp(max=self.stages - 1)
         low = ect_lower_level(high, stage, self.q).clamp(min=p.boundary)
         return torch.minimum(low, high), high
 
 
-def uniform_neighbours(
-    uniform: Tensor, num_levels: Tensor, parameterization: Parameterization
-) -> tuple[Tensor, Tensor]:
+def uniform_neighbours(uniform: Tensor, num_levels: Tensor, p: Parameterization) -> Levels:
     """σ_n and σ_{n+1} with n ~ U{0 … N−2}."""
-    return neighbours(torch.floor(uniform * (num_levels - 1)), num_levels, parameterization)
+    return neighbours(torch.floor(uniform * (num_levels - 1)), num_levels, p)
 
 
-def neighbours(
-    index: Tensor, num_levels: Tensor, parameterization: Parameterization
-) -> tuple[Tensor, Tensor]:
+def neighbours(index: Tensor, num_levels: Tensor, p: Parameterization) -> Levels:
     """σ_n and σ_{n+1} of the ascending Karras grid."""
-    p = parameterization
-    return (
-        karras_sigma(index, num_levels, p.sigma_min, p.sigma_max),
-        karras_sigma(index + 1, num_levels, p.sigma_min, p.sigma_max),
-    )
+    low, high = (karras_sigma(i, num_levels, p.sigma_min, p.sigma_max) for i in (index, index + 1))
+    return low, high

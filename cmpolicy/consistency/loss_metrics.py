@@ -59,14 +59,3 @@ def metric_named(metric: str | Metric) -> Metric:
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}, expected one of {', '.join(METRICS)}")
     return METRICS[metric]
-
-
-def weighted(loss: Tensor, sigma: Tensor, log_weight: Callable[[Tensor], Tensor] | None) -> Tensor:
-    """e^{w(σ)} loss − w(σ) with a learned w: Lu & Song 2024, eq. 8; the loss itself without one.
-
-    At its minimum w = −ln E[loss | σ], so that every level counts the same. (B,), (B,) → (B,).
-    """
-    if log_weight is None:
-        return loss
-    w = log_weight(sigma)
-    return w.exp() * loss - w

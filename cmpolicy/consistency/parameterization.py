@@ -49,13 +49,16 @@ class Coefficients(NamedTuple):
 
 
 @dataclass(frozen=True)
-class KarrasParameterization:
-    """f = c_skip x + c_out F(c_in x, c_noise): Song et al. 2023, eq. 5 and App. C.
+class NoiseRange:
+    """The noise levels of a model.
 
     Attributes:
         sigma_data: σ_d, standard deviation of the data, in its units.
-        sigma_min: ε, the level at which f is the identity.
+        sigma_min: ε, the first level of a grid.
         sigma_max: the level at which sampling begins.
+
+    Raises:
+        ValueError: unless 0 < sigma_min < sigma_max and sigma_data > 0.
     """
 
     sigma_data: float = 0.5
@@ -65,6 +68,14 @@ class KarrasParameterization:
     def __post_init__(self) -> None:
         if not (0 < self.sigma_min < self.sigma_max and self.sigma_data > 0):
             raise ValueError(f"need 0 < sigma_min < sigma_max and sigma_data > 0, got {self}")
+
+
+@dataclass(frozen=True)
+class KarrasParameterization(NoiseRange):
+    """f = c_skip x + c_out F(c_in x, c_noise): Song et al. 2023, eq. 5 and App. C.
+
+    Its boundary is ε = sigma_min, the level at which f is the identity.
+    """
 
     @property
     def boundary(self) -> float:
@@ -132,20 +143,12 @@ class DingJinParameterization(KarrasParameterization):
 
 
 @dataclass(frozen=True)
-class TrigFlowParameterization:
+class TrigFlowParameterization(NoiseRange):
     """f = cos t x_t − sin t σ_d F(x_t/σ_d, t): Lu & Song 2024, eq. 7–8.
 
     x_t = cos t x₀ + sin t z with z ~ N(0, σ_d²) is x_σ scaled by cos t, with t = arctan(σ/σ_d).
     Its boundary is t = 0, so ε is 0 here; `sigma_min` is only the first level of a discrete grid.
     """
-
-    sigma_data: float = 0.5
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-
-    def __post_init__(self) -> None:
-        if not (0 < self.sigma_min < self.sigma_max and self.sigma_data > 0):
-            raise ValueError(f"need 0 < sigma_min < sigma_max and sigma_data > 0, got {self}")
 
     @property
     def boundary(self) -> float:

@@ -97,6 +97,15 @@ def sobol_normal(count: int, dim: int) -> npt.NDArray[np.float32]:
     return points
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def even_noise(samples: int, steps: int, dim: int) -> Tensor:
+    """Noise of all steps of some samples that cover N(0, 1) evenly: (samples, steps, dim) float32.
+
+    Compiled functions take it as a constant.
+    """
+    return torch.tensor(sobol_normal(samples, steps * dim)).reshape(samples, steps, dim)
+
+
 def draw_softmax(values: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """An index a row with probability ∝ exp value: (N, n) → (N,) int64.
 

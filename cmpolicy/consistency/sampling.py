@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from cmpolicy.consistency.parameterization import LevelFunction, Parameterization
@@ -85,15 +86,24 @@ def few_step_levels(steps: int, parameterization: Parameterization) -> list[floa
 def find_mode(samples: Tensor, iterations: int = 5) -> Tensor:
     """Where samples lie closest together, (B, n, d) → (B, d): Comaniciu & Meer 2002, eq. 20.
 
-    Mean shift from the sample of the highest density, under a normal kernel whose width is 1 in
-    the root mean square over the d entries.
+    Mean shift from the sample of the highest density under the kernel exp(−D²/2). D² is the mean
+    over the entries of the squared differences, or a third of the largest if that is more: however
+    many entries agree, samples that are far apart in one are not averaged.
     """
-    distance = (samples[:, :, None] - samples[:, None]).square().mean(-1)  # (B, n, n)
-    densest = (-distance / 2).exp().sum(2).argmax(1)
-    index = densest[:, None, None].expand(-1, 1, samples.shape[2])
-    found = samples.gather(1, index)  # (B, 1, d)
+    entries = samples.mT.contiguous()  # (B, d, n): reductions over d are then over whole rows
+    densest = _kernel(entries[..., :, None] - entries[..., None, :]).sum(2).argmax(1)
+    index = densest[:, None, None].expand(-1, entries.shape[1], 1)
+    found = entries.gather(2, index)  # (B, d, 1)
     for _ in range(iterations):
-        weights = (-(samples - found).square().mean(-1) / 2).exp()  # (B, n)
-        weights = weights / weights.sum(1, keepdim=True)
-        found = (weights[..., None] * samples).sum(1, keepdim=True)
-    return found.squeeze(1)
+        weights = _kernel(entries - found)[:, None]  # (B, 1, n)
+        found = (weights * entries).sum(2, keepdim=True) / weights.sum(2, keepdim=True)
+    return found.squeeze(2)
+
+
+def _kernel(differences: Tensor) -> Tensor:
+    """exp(−D²/2), (B, d, …) → (B, …)."""
+    squares = differences.square()
+    distance = squares.mean(1)
+    if squares.shape[1] > 3:  # of three entries the mean is never less than a third of the largest
+        distance = torch.maximum(distance, squares.amax(1) / 3)
+    return (distance / -2).exp()

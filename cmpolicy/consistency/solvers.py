@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,39 +47,10 @@ def solve(
     noise: Tensor,
     levels: Sequence[float],
     solver: str = "heun",
-    *,
-    churn: float = 0.0,
-    churn_min: float = 0.0,
-    churn_max: float = math.inf,
-    churn_noise: float = 1.0,
-    generator: Generators = None,
+    **churn: Any,
 ) -> Tensor:
-    """Karras et al. 2022, Algorithm 2: from σ₀ z down `levels` to their last, often 0.
-
-    Differentiable with respect to the denoiser; runs in the dtype of `noise`.
-
-    Args:
-        noise: z ~ N(0, 1), (B, …).
-        levels: decreasing, the first one σ_max.
-        solver: a name in SOLVERS.
-        churn, churn_min, churn_max, churn_noise: S_churn, S_tmin, S_tmax, S_noise; churn 0 is the
-            deterministic Algorithm 1.
-
-    Returns:
-        (B, …) samples.
-    """
-    *_, x = trajectory(
-        denoiser,
-        noise,
-        levels,
-        solver,
-        churn=churn,
-        churn_min=churn_min,
-        churn_max=churn_max,
-        churn_noise=churn_noise,
-        generator=generator,
-    )
-    return x
+    """Where `trajectory` ends: samples (B, …)."""
+    return trajectory(denoiser, noise, levels, solver, **churn)[-1]
 
 
 def trajectory(
@@ -93,7 +65,21 @@ def trajectory(
     churn_noise: float = 1.0,
     generator: Generators = None,
 ) -> list[Tensor]:
-    """x at each of `levels`, as `solve` goes through them; as many tensors as levels."""
+    """Karras et al. 2022, Algorithm 2: x at each of `levels`, as many tensors as levels.
+
+    Differentiable with respect to the denoiser; runs in the dtype of `noise`.
+
+    Args:
+        noise: z ~ N(0, 1), (B, …).
+        levels: decreasing, from σ_max to the level of the samples, often 0.
+        solver: a name in SOLVERS.
+        churn, churn_min, churn_max, churn_noise: S_churn, S_tmin, S_tmax, S_noise; churn 0 is the
+            deterministic Algorithm 1.
+        generator: of the churn's noise.
+
+    Raises:
+        ValueError: for levels that do not decrease to 0 or above.
+    """
     if len(levels) < 2 or any(a <= b for a, b in pairwise(levels)) or levels[-1] < 0:
         raise ValueError(f"levels must decrease strictly to 0 or above, got {list(levels)}")
     points = [levels[0] * noise]

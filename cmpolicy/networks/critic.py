@@ -58,9 +58,10 @@ class EnsembleCritic(nn.Module):
         ensemble: number of members; 2 are the twin critics of TD3 (Fujimoto et al. 2018).
         layer_norm: normalise each hidden layer, which bounds how far Q can extrapolate
             (Ball et al. 2023, §4.2).
-        normalizer: (mean, std) of observations, each (obs_dim,), kept with the weights.
 
     Attributes:
+        obs_mean, obs_std: observations are standardised by them, (obs_dim,); 0 and 1 unless an
+            agent sets them.
         action_center, action_half_range: actions enter in units of half their range, as in the
             policy, each (action_dim,): 0 and 1 unless an agent sets them.
         value_mean: added to every value, (): where values begin, 0 unless an agent sets it.
@@ -80,12 +81,10 @@ class EnsembleCritic(nn.Module):
         ensemble: int = 2,
         activation: str = "silu",
         layer_norm: bool = True,
-        normalizer: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
-        mean, std = normalizer or (torch.zeros(obs_dim), torch.ones(obs_dim))
-        self.register_buffer("obs_mean", mean.clone())
-        self.register_buffer("obs_std", std.clone())
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
         self.register_buffer("action_center", torch.zeros(action_dim))
         self.register_buffer("action_half_range", torch.ones(action_dim))
         self.register_buffer("value_mean", torch.zeros(()))

@@ -1,10 +1,11 @@
-"""What a ConsistencyPolicy is made of."""
+"""Configuration of a ConsistencyPolicy."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, SupportsIndex
 
 from cmpolicy.consistency.losses import LOSSES, Loss
 from cmpolicy.consistency.parameterization import PARAMETERIZATIONS, Parameterization
@@ -13,14 +14,17 @@ from cmpolicy.networks.embeddings import EMBEDDINGS
 from cmpolicy.networks.mlp import ACTIVATIONS
 from cmpolicy.policy.action_bounds import BOUNDS
 
-# Where actions want other values than the images that a loss was tuned on: on hopper one-step
-# actions are best with iCT's first ten levels (benchmarks/results/hopper_medium.md).
+# iCT was tuned on images. On hopper one-step actions are best with its first ten levels
+# (benchmarks/results/hopper_medium.md).
 LOSS_DEFAULTS: dict[str, dict[str, Any]] = {"ict": {"s1": 10}}
+
+# No use needs more; a damaged or hostile file must not take all time and memory.
+MAX_SIGMA, MAX_STEPS, MAX_LAYERS, MAX_WIDTH = 1e6, 1000, 100, 100_000
 
 
 @dataclass
 class PolicyConfig:
-    """What a ConsistencyPolicy is made of.
+    """Architecture, loss and sampling of a ConsistencyPolicy.
 
     Attributes:
         hidden, activation, embedding: of the network, see `ConditionalMLP`.
@@ -67,14 +71,21 @@ class PolicyConfig:
             value = getattr(self, key)
             if value not in names:
                 raise ValueError(f"unknown {key} {value!r}, expected one of {', '.join(names)}")
-        if not 0 < self.sigma_min < self.sigma_max:
+        if not 0 < self.sigma_min < self.sigma_max <= MAX_SIGMA:
             raise ValueError(
-                f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}"
+                f"need 0 < sigma_min < sigma_max ≤ {MAX_SIGMA:g}, got {self.sigma_min} and "
+                f"{self.sigma_max}"
             )
-        if self.steps < 1 or not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"steps and hidden must be positive, got {self.steps}, {self.hidden}")
+        self.sigma_min, self.sigma_max = float(self.sigma_min), float(self.sigma_max)
+        self.steps = check_count("steps", self.steps, MAX_STEPS)
+        check_count("the number of hidden layers", len(self.hidden), MAX_LAYERS)
+        self.hidden = [check_count("each width in hidden", w, MAX_WIDTH) for w in self.hidden]
         if self.levels is not None:
             check_levels(self.levels, 0.0)
+            check_count("the number of levels", len(self.levels), MAX_STEPS)
+            if self.levels[0] > MAX_SIGMA:
+                raise ValueError(f"levels must be at most {MAX_SIGMA:g}, got {self.levels[0]}")
+            self.levels = [float(level) for level in self.levels]
         try:
             self.make_loss()
         except TypeError as error:
@@ -83,3 +94,14 @@ class PolicyConfig:
     def make_loss(self) -> Loss:
         """The consistency loss that `loss` and `loss_options` describe."""
         return self.LOSSES[self.loss](**{**LOSS_DEFAULTS.get(self.loss, {}), **self.loss_options})
+
+
+def check_count(name: str, value: SupportsIndex, most: int) -> int:
+    """A whole number from 1 to `most`, as Python's int.
+
+    Raises:
+        ValueError: for any other value.
+    """
+    if not isinstance(value, SupportsIndex) or not 1 <= operator.index(value) <= most:
+        raise ValueError(f"{name} must be a whole number from 1 to {most}, got {value!r}")
+    return operator.index(value)

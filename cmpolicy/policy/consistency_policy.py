@@ -1,34 +1,33 @@
-"""ConsistencyPolicy: a network, the consistency core and a bound on actions."""
+"""ConsistencyPolicy: an actor whose actions are samples of a consistency model."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from cmpolicy.atomic_file import write_atomically
+from cmpolicy.array_types import FloatArray
 from cmpolicy.consistency.ema import ema_update
-from cmpolicy.consistency.randomness import normal, sobol_normal
+from cmpolicy.consistency.randomness import even_noise, normal
 from cmpolicy.consistency.sampling import few_step_levels, find_mode
-from cmpolicy.errors import InputError
 from cmpolicy.networks.mlp import ConditionalMLP
 from cmpolicy.policy.action_bounds import LATENT_STD, ActionBound
-from cmpolicy.policy.config import PolicyConfig
+from cmpolicy.policy.config import PolicyConfig, check_count
 from cmpolicy.policy.few_step_sampler import FewStepSampler
+from cmpolicy.policy.policy_file import read_policy, write_policy
 
-FORMAT = "cmpolicy.policy.v2"  # v1 had the bound of tanh actions elsewhere
-MODE_BANDWIDTH = 0.4  # of half an action's range
-DAMAGED = (safetensors.SafetensorError, OSError, RuntimeError, TypeError, ValueError, KeyError)
+MODE_BANDWIDTH = 0.4  # in units of `ActionBound.spread`
+MAX_DIM = 1_000_000
+MAX_NUMBERS = 2**22  # in one intermediate result of `act`
+ROUNDING = 1e-6  # a smaller standard deviation, relative to an entry's size, is float32's rounding
+COLUMNS = 16  # converted to float64 at a time
 
 
 class ConsistencyPolicy(nn.Module):
@@ -38,15 +37,16 @@ class ConsistencyPolicy(nn.Module):
     `policy.act(obs)` goes from NumPy to NumPy.
 
     Args:
-        obs_dim, action_dim: dimensions.
+        obs_dim, action_dim: numbers of entries.
         action_low, action_high: bounds of the environment, a number or (action_dim,).
-        config: what it is made of.
+        config: architecture, loss and sampling; `PolicyConfig()` by default.
         **overrides: fields of PolicyConfig, e.g. ``bound="clamp", steps=2``.
 
     Raises:
         ValueError: for an unknown name or a value out of range.
     """
 
+    Config: ClassVar[type[PolicyConfig]] = PolicyConfig
     obs_mean: Tensor
     obs_std: Tensor
 
@@ -60,8 +60,9 @@ class ConsistencyPolicy(nn.Module):
         **overrides: Any,
     ) -> None:
         super().__init__()
-        self.config = config = dataclasses.replace(config or PolicyConfig(), **overrides)
-        self.obs_dim, self.action_dim = obs_dim, action_dim
+        self.config = config = dataclasses.replace(config or self.Config(), **overrides)
+        self.obs_dim = obs_dim = check_count("obs_dim", obs_dim, MAX_DIM)
+        self.action_dim = action_dim = check_count("action_dim", action_dim, MAX_DIM)
         self.parameterization = config.PARAMETERIZATIONS[config.parameterization](
             LATENT_STD, config.sigma_min, config.sigma_max
         )
@@ -80,17 +81,39 @@ class ConsistencyPolicy(nn.Module):
         self.sampler = self.sampler_at(self.levels)
 
     @torch.no_grad()
-    def fit_normalizers(self, observations: Tensor, actions: Tensor) -> None:
-        """Measure the statistics of the data; they are saved with the weights.
+    def fit_normalizers(
+        self, observations: Tensor | FloatArray, actions: Tensor | FloatArray
+    ) -> None:
+        """Measure the statistics of the data, in float64; they are saved with the weights.
+
+        An observation entry that is constant but for rounding has its own size as its unit.
 
         Args:
             observations: (N, obs_dim).
             actions: (N, action_dim), in the environment's units.
+
+        Raises:
+            ValueError: for other shapes, no rows, NaN or infinity.
         """
-        if self.config.normalize_obs:
-            self.obs_mean.copy_(observations.mean(0))
-            self.obs_std.copy_(observations.std(0).clamp_min(1e-3))
+        observations, actions = torch.as_tensor(observations), torch.as_tensor(actions)
+        rows = len(observations)
+        self._check_shapes(rows, observations=observations, actions=actions)
+        if not rows or not bool(observations.isfinite().all()):
+            raise ValueError(f"need finite observations to measure, got NaN or inf in {rows} rows")
         self.bound.fit(actions)
+        if self.config.normalize_obs:
+            columns = range(0, self.obs_dim, COLUMNS)
+            parts = [_mean_and_unit(observations[:, i : i + COLUMNS]) for i in columns]
+            self.obs_mean.copy_(torch.cat([mean for mean, _ in parts]))
+            self.obs_std.copy_(torch.cat([unit for _, unit in parts]))
+
+    def _check_shapes(self, batch: int, **tensors: Tensor | None) -> None:
+        """Raise ValueError for a shape that would broadcast to something else."""
+        shapes = {"observations": (batch, self.obs_dim), "actions": (batch, self.action_dim)}
+        for name, tensor in tensors.items():
+            shape = shapes.get(name, (batch,))
+            if tensor is not None and tensor.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
 
     def encode(self, actions: Tensor) -> Tensor:
         """Actions in the environment's units → x₀ of the consistency model, (B, action_dim)."""
@@ -102,7 +125,7 @@ class ConsistencyPolicy(nn.Module):
 
     def normalize(self, observations: Tensor) -> Tensor:
         """Observations as the network sees them, (B, obs_dim)."""
-        return (observations - self.obs_mean) / self.obs_std
+        return (observations.to(self.obs_mean.dtype) - self.obs_mean) / self.obs_std
 
     def f(
         self, x: Tensor, sigma: Tensor, condition: Tensor, network: nn.Module | None = None
@@ -121,7 +144,7 @@ class ConsistencyPolicy(nn.Module):
         return x0.tanh() if squash else x0
 
     def sampler_at(self, levels: Sequence[float]) -> FewStepSampler:
-        """A sampler at noise levels of one's choice, decreasing."""
+        """A sampler at the given noise levels, decreasing."""
         embedding, squash = self.network.embedding, self.bound.kind == "squash"
         return FewStepSampler(self.parameterization, levels, embedding, self.obs_mean, squash)
 
@@ -163,16 +186,21 @@ class ConsistencyPolicy(nn.Module):
     ) -> Tensor:
         """Where `samples` actions lie closest together: (B, obs_dim) → (B, action_dim).
 
-        A plain sample has the noise of the behaviour in it, a mean lies between modes. Every
-        observation's samples are of the same evenly spread noise, so that a mode depends on the
-        observation alone, and smoothly.
+        A single sample has the noise of the behaviour in it, and a mean lies between modes. All
+        observations share the same evenly spread noise, so that a mode depends on the observation
+        alone, and smoothly. Where samples are far apart is a matter of the data, see
+        `action_spread`.
+
+        Raises:
+            ValueError: for fewer than one sample.
         """
+        if samples < 1:
+            raise ValueError(f"the mode needs at least one sample, got {samples}")
         steps = self.sampler.steps if levels is None else len(levels)
-        points = sobol_normal(samples, steps * self.action_dim).reshape(samples, steps, -1)
-        noise = torch.tensor(points, device=self.obs_mean.device)
+        noise = even_noise(samples, steps, self.action_dim).to(self.obs_mean)
         repeated = observations.repeat_interleave(samples, dim=0)
         drawn = self(repeated, noise=noise.repeat(observations.shape[0], 1, 1), levels=levels)
-        unit = MODE_BANDWIDTH * self.bound.half_range
+        unit = MODE_BANDWIDTH * self.bound.spread
         found = find_mode(drawn.view(-1, samples, self.action_dim) / unit) * unit
         return found.clamp(self.bound.low, self.bound.high)
 
@@ -192,20 +220,20 @@ class ConsistencyPolicy(nn.Module):
             progress: k/K over the whole training, for the curriculum of levels; 1 is its end.
             weight: (B,), multiplies each sample's loss.
         """
-        batch = len(observations)
-        for name, tensor, shape in (
-            ("observations", observations, (batch, self.obs_dim)),
-            ("actions", actions, (batch, self.action_dim)),
-            ("weight", weight, (batch,)),
-        ):
-            if tensor is not None and tensor.shape != shape:
-                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+        if self.obs_mean.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"train in float32 or float64, not {self.obs_mean.dtype}: call policy.float(), "
+                "train, and convert the policy afterwards"
+            )
+        self._check_shapes(
+            len(observations), observations=observations, actions=actions, weight=weight
+        )
         condition = self.normalize(observations)
         progress = torch.as_tensor(progress, dtype=condition.dtype, device=condition.device)
         per_sample = self.consistency_loss(
             lambda x, sigma: self.f(x, sigma, condition),
             lambda x, sigma: self.f(x, sigma, condition, self.target_network),
-            self.encode(actions),
+            self.encode(actions.to(condition.dtype)),
             self.parameterization,
             progress,
             generator,
@@ -226,34 +254,53 @@ class ConsistencyPolicy(nn.Module):
         mode_of: int = 1,
         levels: Sequence[float] | None = None,
         generator: torch.Generator | None = None,
-    ) -> npt.NDArray[np.float32]:
+    ) -> FloatArray:
         """Actions for an environment.
 
-        (obs_dim,) → (action_dim,), or (N, obs_dim) → (N, action_dim), float32. They are
-        samples, or with `mode_of` the mode of so many an observation, which draws nothing.
+        (obs_dim,) → (action_dim,), or (N, obs_dim) → (N, action_dim), always float32. They are
+        samples, or with `mode_of` the mode of so many an observation, which draws nothing. Large
+        batches are computed in parts.
+
+        Raises:
+            ValueError: for another shape, NaN or infinity, or mode_of < 1.
         """
-        array = np.array(observation, dtype=np.float32)  # a copy: torch refuses read-only memory
-        batch = torch.from_numpy(array[None] if array.ndim == 1 else array)
-        batch = batch.to(self.obs_mean.device)
-        if mode_of > 1:
-            sampled = self.mode(batch, mode_of, levels=levels)
+        if mode_of < 1:
+            raise ValueError(f"mode_of must be at least 1, got {mode_of}")
+        dtype = self.obs_mean.dtype
+        # A copy, because torch refuses read-only memory.
+        array = np.array(observation, np.float64 if dtype == torch.float64 else np.float32)
+        if not np.isfinite(array).all():
+            index = np.argwhere(~np.isfinite(array))[0]
+            raise ValueError(f"the observation is {array[tuple(index)]} at index {index.tolist()}")
+        batch = torch.from_numpy(array[None] if array.ndim < 2 else array)
+        batch = batch.to(self.obs_mean.device, dtype)
+        rows = max(1, MAX_NUMBERS // (mode_of**2 * self.action_dim + max(self.config.hidden)))
+
+        def sample(part: Tensor) -> Tensor:
+            if mode_of > 1:
+                return self.mode(part, mode_of, levels=levels)
+            return self(part, levels=levels, generator=generator)  # type: ignore[no-any-return]
+
+        if len(batch) > rows:
+            parts = [sample(batch[i : i + rows]) for i in range(0, len(batch), rows)]
+            actions = self.bound.as_numpy(torch.cat(parts))
         else:
-            sampled = self(batch, levels=levels, generator=generator)
-        actions: npt.NDArray[np.float32] = sampled.cpu().numpy()
-        return actions[0] if array.ndim == 1 else actions
+            actions = self.bound.as_numpy(sample(batch))
+        return actions[0] if array.ndim < 2 else actions
 
     def save(self, path: str | Path) -> None:
-        """Write weights, normalisers and configuration into one safetensors file."""
-        tensors = {name: t.contiguous().cpu() for name, t in self.state_dict().items()}
+        """Write weights, normalisers and configuration into one safetensors file, with a checksum.
+
+        Folders of `path` that do not exist are made.
+        """
         arguments = {
             "obs_dim": self.obs_dim,
             "action_dim": self.action_dim,
-            "action_low": self.bound.low.tolist(),
-            "action_high": self.bound.high.tolist(),
+            "action_low": self.bound.given_low.tolist(),
+            "action_high": self.bound.given_high.tolist(),
             **dataclasses.asdict(self.config),
         }
-        metadata = {"format": FORMAT, "arguments": json.dumps(arguments)}
-        write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
+        write_policy(Path(path), self.state_dict(), arguments)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> ConsistencyPolicy:
@@ -262,17 +309,12 @@ class ConsistencyPolicy(nn.Module):
         Raises:
             InputError: if the file is missing, damaged, or not a policy.
         """
-        try:
-            with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise InputError(f"{path} is not a saved ConsistencyPolicy ({FORMAT})")
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            policy = cls(**json.loads(metadata["arguments"])).to(device)
-            policy.load_state_dict(state)
-        except FileNotFoundError:
-            raise InputError(f"no policy at {path}") from None
-        except DAMAGED as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{path} is damaged or not a policy: {reason}") from error
-        return policy
+        return read_policy(Path(path), cls).to(device)
+
+
+def _mean_and_unit(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column in float64; of a constant one its size, or 1."""
+    x = x.double()
+    std, size = x.std(0, correction=min(1, len(x) - 1)), x.abs().amax(0)
+    constant = std <= ROUNDING * size
+    return x.mean(0), torch.where(constant, torch.where(size > 0, size, 1.0), std)

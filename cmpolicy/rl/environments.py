@@ -18,6 +18,7 @@ from gymnasium.spaces import Box, Dict
 from cmpolicy.array_types import FloatArray
 from cmpolicy.datasets.dict_observations import chosen_keys, flatten, vector_at
 from cmpolicy.errors import InputError
+from cmpolicy.rl.action_space import with_policy_actions
 
 log = logging.getLogger("cmpolicy")
 
@@ -77,7 +78,7 @@ class Environment:
         if isinstance(env.observation_space, Dict):
             env = FlattenDict(env, self.observation_keys)
         check_spaces(self.id, env)
-        return env
+        return with_policy_actions(self.id, env)
 
     def refuse_modules_of_data(self) -> None:
         """Raise InputError if a dataset or a run directory names what would be imported."""
@@ -173,10 +174,7 @@ def register_robotics(env_id: str) -> None:
 
 
 def check_spaces(env_id: str, env: gymnasium.Env[Any, Any]) -> None:
-    """Raise InputError unless observations and actions are vectors, the actions bounded."""
-    for name, space in (("observation", env.observation_space), ("action", env.action_space)):
-        if not isinstance(space, Box) or len(space.shape) != 1:
-            raise InputError(f"{env_id} has the {name} space {space}, expected a vector (Box)")
-    actions = env.action_space
-    if not (isinstance(actions, Box) and actions.is_bounded()):
-        raise InputError(f"{env_id} has unbounded actions {actions}, expected finite bounds")
+    """Raise InputError unless observations are vectors."""
+    space = env.observation_space
+    if not isinstance(space, Box) or len(space.shape) != 1:
+        raise InputError(f"{env_id} has the observation space {space}, expected a vector (Box)")

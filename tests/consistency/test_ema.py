@@ -19,15 +19,17 @@ def two_networks(dtype: torch.dtype = torch.float32) -> tuple[nn.Module, nn.Modu
 
 
 @pytest.mark.parametrize("as_tensor", [False, True])
-@pytest.mark.parametrize("decay", [0.9, 0.3, 0.995])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("decay", "dtype"), [(0.3, torch.float32), (0.995, torch.float64)])
 def test_the_average_against_a_loop(decay: float, as_tensor: bool, dtype: torch.dtype) -> None:
     average, model = two_networks(dtype)
     expected = [
         decay * a.detach().double() + (1 - decay) * b.detach().double()
         for a, b in zip(average.parameters(), model.parameters(), strict=True)
     ]
+    pointers = [p.data_ptr() for p in average.parameters()]
     ema_update(average, model, torch.tensor(decay) if as_tensor else decay)
+    assert [p.data_ptr() for p in average.parameters()] == pointers
+    assert all(p.grad_fn is None for p in average.parameters())
     for a, e in zip(average.parameters(), expected, strict=True):
         assert a.dtype == dtype
         torch.testing.assert_close(a.detach().double(), e, rtol=1e-6, atol=1e-6)
@@ -48,26 +50,6 @@ def test_the_direction(as_tensor: bool) -> None:
         assert torch.equal(a, b)  # the model itself never moves
 
 
-@pytest.mark.parametrize("decay", [0.5, 0.9, 0.999])
-def test_tensor_and_number_agree(decay: float) -> None:
-    a, model = two_networks()
-    b = copy.deepcopy(a)
-    ema_update(a, model, decay)
-    ema_update(b, model, torch.tensor(decay))
-    for p, q in zip(a.parameters(), b.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
-
-
-def test_a_constant_model_is_approached_geometrically() -> None:
-    average, model = two_networks(torch.float64)
-    start = [p.detach().clone() for p in average.parameters()]
-    for _ in range(50):
-        ema_update(average, model, 0.9)
-    for a, b, s in zip(average.parameters(), model.parameters(), start, strict=True):
-        expected = b + 0.9**50 * (s - b)
-        torch.testing.assert_close(a.detach(), expected.detach(), rtol=1e-10, atol=1e-12)
-
-
 def test_buffers_are_copied_not_averaged() -> None:
     average, model = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     model(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
@@ -78,14 +60,6 @@ def test_buffers_are_copied_not_averaged() -> None:
     assert model.running_mean is not None
     assert torch.equal(average.running_mean, model.running_mean)
     assert average.running_mean.data_ptr() != model.running_mean.data_ptr()
-
-
-def test_no_gradient_is_recorded_and_storage_is_kept() -> None:
-    average, model = two_networks()
-    pointers = [p.data_ptr() for p in average.parameters()]
-    ema_update(average, model, 0.5)
-    assert [p.data_ptr() for p in average.parameters()] == pointers
-    assert all(p.grad_fn is None for p in average.parameters())
 
 
 def test_modules_of_different_structure_are_refused() -> None:
@@ -102,11 +76,3 @@ def test_the_decay_rises_to_what_was_asked(decay: float, step: int) -> None:
     assert isinstance(as_tensor, torch.Tensor)
     assert as_tensor.shape == ()
     assert float(as_tensor) == pytest.approx(expected, rel=1e-6)
-
-
-def test_an_average_with_a_rising_decay_forgets_its_start() -> None:
-    average, model = two_networks()
-    for step in range(200):
-        ema_update(average, model, rising_decay(0.9999, step))
-    for a, b in zip(average.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

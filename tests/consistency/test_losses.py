@@ -21,11 +21,6 @@ LOW, HIGH, RHO = 0.01, 40.0, 7.0
 PARAMETERIZATION = KarrasParameterization(0.5, LOW, HIGH)
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def at(progress: float) -> Tensor:
     return torch.tensor(progress, dtype=torch.float64)
 
@@ -116,9 +111,10 @@ def test_metrics_give_one_value_a_sample_and_zero_for_zero(name: str) -> None:
 # Values ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("progress", [0.0, 0.37, 1.0])
-@pytest.mark.parametrize("weight", ["uniform", "inverse", "edm"])
-@pytest.mark.parametrize("metric", ["squared", "l1"])
+@pytest.mark.parametrize(
+    ("progress", "weight", "metric"),
+    [(0.0, "uniform", "squared"), (0.37, "inverse", "l1"), (1.0, "edm", "squared")],
+)
 def test_ct_against_numpy(progress: float, weight: str, metric: str) -> None:
     x0, online, target = data(), Linear(1.3, 0.2), Linear(0.7, -0.1)
     s0, s1 = 2, 20
@@ -159,8 +155,9 @@ def test_ict_against_numpy(progress: float) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("shape", [(16, 1), (16, 3), (16, 3, 4, 4)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((16, 1), torch.float64), ((16, 3, 4, 4), torch.float32)]
+)
 def test_one_value_a_sample_in_the_dtype_of_the_data(
     name: str, shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:

@@ -92,28 +92,28 @@ def test_the_substitute_leaves_with_an_error() -> None:
     assert normal((1,), LIKE).shape == (1,)
 
 
-def test_a_tape_gives_each_seed_what_it_would_draw_alone() -> None:
+def test_recorded_noise_gives_each_seed_what_it_would_draw_alone() -> None:
     torch.manual_seed(0)
     state = torch.get_rng_state()
     recording = RecordedNoise(noise_requests(draws), 3)
     assert torch.equal(torch.get_rng_state(), state)
     places = [numbers.data_ptr() for numbers in recording.numbers]
     generators = [seeded(s) for s in (5, 1, 9)]
-    taped = []
+    recorded = []
     for _ in range(2):
         recording.record(generators)
         with drawing_from(recording.source(recording.numbers)):
-            taped.append([numbers.clone() for numbers in draws()])
+            recorded.append([numbers.clone() for numbers in draws()])
         recording.check_read()
     assert places == [numbers.data_ptr() for numbers in recording.numbers]
     for i, seed in enumerate((5, 1, 9)):
         torch.manual_seed(seed)
-        for update in taped:
+        for update in recorded:
             for numbers, alone in zip(update, draws(), strict=True):
                 assert torch.equal(numbers[i], alone)
 
 
-def test_a_tape_refuses_draws_that_it_does_not_hold() -> None:
+def test_recorded_noise_refuses_draws_that_it_does_not_hold() -> None:
     recording = RecordedNoise(noise_requests(lambda: normal((4,), LIKE)), 2)
     recording.record([seeded(0), seeded(1)])
     with pytest.raises(RuntimeError, match="drew 0 times from a recording of 1"):

@@ -32,8 +32,10 @@ def karras_loop(n: int, low: float, high: float, rho: float = 7.0) -> list[float
 # The Karras grid ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [2, 3, 18, 40, 151, 1281])
-@pytest.mark.parametrize(("low", "high", "rho"), [(0.002, 80.0, 7.0), (0.02, 5.0, 3.0)])
+@pytest.mark.parametrize(
+    ("n", "low", "high", "rho"),
+    [(2, 0.002, 80.0, 7.0), (40, 0.002, 80.0, 7.0), (1281, 0.02, 5.0, 3.0)],
+)
 def test_karras_sigmas_against_a_loop(n: int, low: float, high: float, rho: float) -> None:
     grid = karras_sigmas(n, low, high, rho)
     assert grid.shape == (n,)
@@ -42,8 +44,9 @@ def test_karras_sigmas_against_a_loop(n: int, low: float, high: float, rho: floa
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("low", "high"), [(0.002, 80.0), (0.01, 80.0), (0.001, 50.0)])
-@pytest.mark.parametrize("n", [2, 11, 40, 151])
+@pytest.mark.parametrize(
+    ("n", "low", "high"), [(2, 0.002, 80.0), (11, 0.01, 80.0), (151, 0.001, 50.0)]
+)
 def test_the_ends_of_the_grid_are_exact(
     n: int, low: float, high: float, dtype: torch.dtype
 ) -> None:
@@ -53,11 +56,6 @@ def test_the_ends_of_the_grid_are_exact(
     index = torch.tensor([0.0, n - 1.0], dtype=dtype)
     ends = karras_sigma(index, n, low, high)
     assert torch.equal(ends, torch.tensor([low, high], dtype=dtype))
-
-
-def test_karras_sigma_ascends_and_reverses_the_list() -> None:
-    ascending = karras_sigma(torch.arange(40, dtype=torch.float64), 40, 0.002, 80.0)
-    np.testing.assert_allclose(ascending.numpy()[::-1], karras_loop(40, 0.002, 80.0), rtol=1e-12)
 
 
 def test_karras_sigma_takes_a_grid_per_call_and_a_tensor_of_levels() -> None:
@@ -91,8 +89,7 @@ def test_a_grid_of_one_level_is_its_top() -> None:
 # The curriculum of CT ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("s0", "s1"), [(2, 150), (10, 200)])
-@pytest.mark.parametrize("total", [1000, 777])
+@pytest.mark.parametrize(("s0", "s1", "total"), [(2, 150, 1000), (10, 200, 777)])
 def test_ct_levels_and_decay_over_a_whole_training(s0: int, s1: int, total: int) -> None:
     """N(k) and μ(k) of Song et al. 2023, App. C, at every step k of K."""
     mu0 = 0.9
@@ -120,7 +117,7 @@ def test_ct_known_values() -> None:
 # The curriculum of iCT ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("total", [800, 8000, 400_000])
+@pytest.mark.parametrize("total", [800, 400_000])
 def test_ict_doubles_over_a_whole_training(total: int) -> None:
     """Song & Dhariwal 2023, eq. 9, at every step (every 50th of the longest)."""
     s0, s1 = 10, 1280
@@ -133,14 +130,6 @@ def test_ict_doubles_over_a_whole_training(total: int) -> None:
     assert expected[0] == 11
     assert expected[-1] == 1281
     assert sorted(set(expected)) == [11, 21, 41, 81, 161, 321, 641, 1281]
-
-
-def test_ict_doubles_with_other_ends() -> None:
-    total, s0, s1 = 500, 4, 64
-    period = total // 5
-    expected = [min(s0 * 2 ** (k // period), s1) + 1 for k in range(total + 1)]
-    progress = torch.arange(total + 1, dtype=torch.float64) / total
-    assert ict_num_levels(progress, s0, s1).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -161,8 +150,9 @@ def test_the_curriculum_runs_over_the_whole_training(
 # Lognormal levels --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("p_mean", "p_std"), [(-1.1, 2.0), (0.3, 1.0)])
-@pytest.mark.parametrize("n", [2, 11, 41])
+@pytest.mark.parametrize(
+    ("n", "p_mean", "p_std"), [(2, -1.1, 2.0), (11, -1.1, 2.0), (41, 0.3, 1.0)]
+)
 def test_lognormal_index_follows_the_erf_formula(n: int, p_mean: float, p_std: float) -> None:
     """p(n) ∝ erf((ln σ_{n+1} − P)/(√2 S)) − erf((ln σ_n − P)/(√2 S)), by a χ² test."""
     draws = 200_000
@@ -194,15 +184,3 @@ def test_lognormal_index_stays_on_the_grid(n: int, dtype: torch.dtype) -> None:
     assert index.max() <= n - 2
     assert index[0] == 0
     assert index[-1] == n - 2
-
-
-def test_lognormal_index_uses_the_interval_that_holds_the_level() -> None:
-    """Against a search: σ drawn by inverting the truncated law, then its interval by bisection."""
-    n, p_mean, p_std = 161, -1.1, 2.0
-    uniform = torch.rand(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    index = lognormal_index(uniform, torch.tensor(float(n)), 0.002, 80.0, p_mean, p_std)
-    grid = np.array(karras_loop(n, 0.002, 80.0)[::-1])
-    cdf = np.array([0.5 * (1 + math.erf((math.log(s) - p_mean) / p_std / 2**0.5)) for s in grid])
-    cdf = (cdf - cdf[0]) / (cdf[-1] - cdf[0])
-    expected = np.searchsorted(cdf, uniform.numpy(), side="right") - 1
-    assert (index.numpy() == expected).all()

@@ -1,4 +1,4 @@
-"""Solvers of the probability-flow ODE, the denoising loss, and the search for levels."""
+"""Solvers of the probability-flow ODE and the denoising loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from cmpolicy.consistency.diffusion import DenoisingScoreMatching, batch_denoiser
 from cmpolicy.consistency.discrete import ConsistencyDistillation
-from cmpolicy.consistency.level_search import greedy_levels, ternary_search
 from cmpolicy.consistency.parameterization import EDMParameterization, KarrasParameterization
 from cmpolicy.consistency.schedules import ect_lower_level, karras_sigmas, karras_speed
 from cmpolicy.consistency.solvers import SOLVERS, solve, trajectory
@@ -195,30 +194,6 @@ def test_the_speed_of_the_karras_curve() -> None:
     index = torch.searchsorted(grid, middle)
     slope = (grid[index + 1] - grid[index - 1]) / 2e-5
     torch.testing.assert_close(karras_speed(middle, 0.01, 20.0), slope, rtol=1e-5, atol=0)
-
-
-def test_ternary_search_finds_the_minimum() -> None:
-    calls: list[float] = []
-
-    def objective(x: float) -> float:
-        calls.append(x)
-        return (x - 1.7) ** 2
-
-    assert ternary_search(objective, -3.0, 5.0, 40) == pytest.approx(1.7, abs=0.01)
-    assert len(calls) == 40
-
-
-def test_greedy_levels_are_found_one_after_the_other() -> None:
-    """Each level has an optimum of its own, at 2 and at 0.3; a third one does not help."""
-
-    def objective(levels: list[float]) -> float:
-        wanted = [2.0, 0.3]
-        missing = 10.0 * max(0, 3 - len(levels)) + len(levels)
-        return missing + sum(abs(math.log(a / b)) for a, b in zip(levels[1:], wanted, strict=False))
-
-    levels = greedy_levels(objective, 80.0, 0.002, steps=5, evaluations=40)
-    assert levels == pytest.approx([80.0, 2.0, 0.3], rel=0.05)
-    assert greedy_levels(objective, 80.0, 0.002, steps=1) == [80.0]
 
 
 # The denoiser of a batch -------------------------------------------------------------------------

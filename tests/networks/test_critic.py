@@ -13,11 +13,6 @@ from cmpolicy.networks.critic import EnsembleCritic, EnsembleLayerNorm, Ensemble
 from cmpolicy.networks.mlp import ACTIVATIONS
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def randomised(critic: EnsembleCritic) -> EnsembleCritic:
     """The critic with every parameter random, LayerNorm's gains and offsets too."""
     generator = torch.Generator().manual_seed(0)
@@ -39,9 +34,10 @@ def member_by_hand(critic: EnsembleCritic, e: int, x: Tensor, activation: nn.Mod
     return x[:, 0]
 
 
-@pytest.mark.parametrize("ensemble", [1, 2, 5])
-@pytest.mark.parametrize("layer_norm", [False, True])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("ensemble", "layer_norm", "activation"),
+    [(1, True, "relu"), (2, False, "mish"), (5, True, "silu")],
+)
 def test_members_equal_separate_networks(ensemble: int, layer_norm: bool, activation: str) -> None:
     critic = randomised(EnsembleCritic(4, 2, (16, 8), ensemble, activation, layer_norm))
     obs, actions = torch.randn(7, 4), torch.randn(7, 2)
@@ -110,7 +106,7 @@ def test_observations_are_normalised_and_actions_count_in_half_their_range() -> 
     center, half = torch.tensor([0.5, -7.0]), torch.tensor([0.1, 20.0])
     torch.manual_seed(0)
     plain = EnsembleCritic(3, 2, (8,))
-    critic = EnsembleCritic(3, 2, (8,), normalizer=(mean, std))
+    critic = EnsembleCritic(3, 2, (8,))
     own = {"obs_mean": mean, "obs_std": std, "action_center": center, "action_half_range": half}
     critic.load_state_dict({**plain.state_dict(), **own})
     obs, actions = torch.randn(6, 3), torch.randn(6, 2)
@@ -127,15 +123,6 @@ def test_values_begin_at_their_mean() -> None:
     torch.testing.assert_close(critic(obs, actions), before + 40.0)
     one = critic.one(torch.tensor(1), obs, actions)
     torch.testing.assert_close(one, before[1] + 40.0)
-
-
-def test_the_normalizer_is_a_copy_kept_with_the_weights() -> None:
-    mean, std = torch.ones(3), 2 * torch.ones(3)
-    critic = EnsembleCritic(3, 2, (8,), normalizer=(mean, std))
-    mean.zero_()
-    assert critic.state_dict()["obs_mean"].tolist() == [1.0, 1.0, 1.0]
-    assert critic.state_dict()["obs_std"].tolist() == [2.0, 2.0, 2.0]
-    assert not critic.obs_mean.requires_grad
 
 
 def test_the_gradient_with_respect_to_actions_is_each_samples_own() -> None:

@@ -12,11 +12,6 @@ from cmpolicy.networks.embeddings import EMBEDDINGS, FourierEmbedding, Sinusoida
 LEVELS = [-1.55, 0.0, 0.3, 1.1]
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("dim", [4, 16])
 def test_fourier_against_a_loop(dim: int) -> None:
     embedding = FourierEmbedding(dim, 0.5, 8.0)

@@ -11,11 +11,6 @@ from cmpolicy.networks.linear import SMALLEST, Linear, bfloat16_products
 from cmpolicy.networks.mlp import ConditionalMLP
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def is_bfloat16(x: Tensor) -> bool:
     """Whether rounding to bfloat16 changes nothing."""
     return torch.equal(x, x.bfloat16().float())

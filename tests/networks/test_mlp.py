@@ -8,18 +8,17 @@ import torch
 from torch import nn
 
 from cmpolicy.networks.embeddings import EMBEDDINGS
-from cmpolicy.networks.mlp import ACTIVATIONS, ConditionalMLP
+from cmpolicy.networks.mlp import ConditionalMLP
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("embedding", EMBEDDINGS)
-@pytest.mark.parametrize("condition_dim", [0, 5])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("activation", "embedding", "condition_dim", "dtype"),
+    [
+        ("relu", "fourier", 0, torch.float32),
+        ("silu", "sinusoidal", 5, torch.float64),
+        ("mish", "fourier", 5, torch.float64),
+    ],
+)
 def test_shape_dtype_and_gradients(
     activation: str, embedding: str, condition_dim: int, dtype: torch.dtype
 ) -> None:
@@ -73,8 +72,3 @@ def test_training_mode_changes_nothing(embedding: str) -> None:
     first = network.train()(*inputs)
     assert torch.equal(first, network(*inputs))
     assert torch.equal(first, network.eval()(*inputs))
-
-
-def test_a_missing_condition_is_an_error() -> None:
-    with pytest.raises(RuntimeError):
-        ConditionalMLP(2, 3, (16,))(torch.zeros(4, 2), torch.zeros(4))

@@ -14,11 +14,6 @@ from cmpolicy import ConsistencyPolicy, InputError
 from cmpolicy.policy.diffusion_policy import DiffusionPolicy, DiffusionPolicyConfig
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def fitted(**overrides: object) -> tuple[DiffusionPolicy, torch.Tensor, torch.Tensor]:
     policy = DiffusionPolicy(3, 2, [-2.0, 0.0], [1.0, 5.0], hidden=[16], **overrides)
     obs = torch.randn(200, 3) * torch.tensor([1.0, 5.0, 0.1])
