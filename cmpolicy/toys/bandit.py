@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cmpolicy.agents import Spaces
-from cmpolicy.agents.ac import ACConfig, ConsistencyAC
+from cmpolicy.agents.ding_jin import DingJinAC, DingJinACConfig
 from cmpolicy.consistency.losses import LOSSES
 from cmpolicy.errors import InputError
 from cmpolicy.policy.config import PolicyConfig
@@ -54,7 +54,7 @@ class BanditScore:
 
 
 class BanditTask:
-    """Consistency-AC on a bandit.
+    """Consistency-AC as published on a bandit: Q moves its mass from one mode to another.
 
     Raises:
         InputError: for a loss that needs a teacher.
@@ -81,16 +81,17 @@ class BanditTask:
             sigma_min=config.sigma_min,
             sigma_max=config.sigma_max,
         )
-        agent = ACConfig(
+        agent = DingJinACConfig(
             policy=policy,
             eta=config.eta,
             learning_rate=loss.learning_rate,
+            cosine_decay=True,
             ema_decay=loss.ema_decay,
             critic_hidden=config.hidden,
             critic_learning_rate=loss.learning_rate,
         )
         spaces = Spaces(1, [-1.0] * toy.dim, [1.0] * toy.dim)
-        self.learner = ConsistencyAC(spaces, agent, config.steps).to(device)
+        self.learner = DingJinAC(spaces, agent, config.steps).to(device)
         self.dataset = self.learner.prepare(self.dataset)
         log.info("bandit: %s   loss: %s   eta: %g", config.toy, loss.name, config.eta)
 
