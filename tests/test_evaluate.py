@@ -86,13 +86,23 @@ def test_it_is_the_score_of_the_saved_policy(run: Path) -> None:
     assert row["normalized_score"] == pytest.approx(100 * (rolled.mean_return - low) / (high - low))
 
 
-def test_more_network_calls_and_best_of_n_change_the_actions(run: Path) -> None:
-    plain = evaluated(run)
-    several = evaluated(run, steps=3)
-    best = evaluated(run, best_of=4)
-    assert several["network_calls"] == 3
+def test_the_best_of_candidates_is_another_action(run: Path) -> None:
+    plain, best = evaluated(run), evaluated(run, best_of=4)
     assert (best["best_of"], best["mode_of"]) == (4, 1)  # of candidates no mode is taken
-    assert len({row["mean_return"] for row in (plain, several, best)}) == 3
+    assert best["mean_return"] != plain["mean_return"]
+
+
+def test_more_network_calls_change_the_actions(runs: dict[str, Path]) -> None:
+    plain, several = evaluated(runs["bc"]), evaluated(runs["bc"], steps=3)
+    assert (plain["network_calls"], several["network_calls"]) == (1, 3)
+    assert several["mean_return"] != plain["mean_return"]
+
+
+def test_an_actor_of_one_network_call_takes_no_more(run: Path) -> None:
+    with pytest.raises(InputError, match="agent ac has learned to act by 1 network call, got 3"):
+        evaluated(run, steps=3)
+    assert not (run / "evaluations.jsonl").exists()
+    assert evaluated(run, steps=1)["mean_return"] == evaluated(run)["mean_return"]
 
 
 def test_best_and_last_are_kept_apart(run: Path) -> None:

@@ -27,7 +27,8 @@ from cmpolicy.training.run_directory import RunDirectory
 ROOT = Path(__file__).parents[1]
 TINY = (
     *("env=hopper-medium", "dataset.source=sample", "threads=1", "progress=false", "batch_size=8"),
-    *("agent=bc", "agent.policy.hidden=[8]", "eval.episodes=1", "eval.final_episodes=1", "steps=6"),
+    *("agent=weighted_bc", "agent.policy.hidden=[8]", "steps=6"),
+    *("eval.episodes=1", "eval.final_episodes=1"),
 )
 
 
@@ -157,6 +158,8 @@ def test_what_stands_for_a_choice_among_candidates_is_said(tmp_path: Path, caplo
         assert record.message == (
             f"agent ac takes one of 4 actions by its critic; the exported policy {said}."
         )
+    with pytest.raises(InputError, match="agent ac has learned to act by 1 network call, got 2"):
+        exported(run, steps=2)
 
 
 def test_a_policy_without_a_run(run: Path, tmp_path: Path) -> None:
