@@ -146,7 +146,8 @@ def halves(dataset: TransitionDataset, rng: np.random.Generator) -> tuple[Transi
 def trained(train: TransitionDataset, updates: int, seed: int) -> dict[str, Sample]:
     """The policies by name, from the same seed and with as many updates."""
     policy = PolicyConfig(loss_options={"s1": LEVELS})
-    config = AGENTS["bc"].Config(policy=policy, learning_rate=LEARNING_RATE, cosine_decay=True)
+    as_theirs = {"learning_rate": LEARNING_RATE, "cosine_decay": True, "weight_decay": 0.0}
+    config = AGENTS["bc"].Config(policy=policy, **as_theirs)
     batch, decay = 256, config.ema_decay
     torch.manual_seed(seed)
     ones = [1.0] * train.action_dim
