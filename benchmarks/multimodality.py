@@ -3,13 +3,15 @@
     python benchmarks/multimodality.py data=FILE [updates=50000] [seeds=2] [states=6000]
     python benchmarks/multimodality.py data=FILE quick=true      seconds, to see that it works
 
-FILE has D4RL's layout and comes from several behaviours. `agent=bc` and two Gaussian actors, the
-same network, updates, learning rates and average, learn half of its episodes; the other half is
-what they are measured on, as `multimodality_measure.py` says. The floor is what was recorded where
-policies are asked: what a perfect policy would get.
+FILE has D4RL's layout and comes from several behaviours. `agent=bc`, two Gaussian actors of the
+same network, updates, learning rates and average, and `agent=ac` learn half of its episodes; the
+other half is what they are measured on, as `multimodality_measure.py` says. The floor is what was
+recorded where policies are asked: what a perfect policy would get.
 
 To be as near to the data as possible is not what scores most, so `agent=bc` has other settings than
-its own here: `LEARNING_RATE`, which falls for all three, and as many levels as iCT has for images.
+its own here: no weight decay, and as many levels as iCT has for images. `agent=ac` is as it comes.
+Its clone imitates what turned out well, its actor is moved away from that clone by critics: what
+guidance does to modes is the difference between the two.
 """
 
 from __future__ import annotations
@@ -42,8 +44,10 @@ from multimodality_measure import (
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from cmpolicy.agents import AGENTS, Spaces
+from cmpolicy.agents import Agent, ConsistencyAC, ConsistencyBC, Spaces
+from cmpolicy.agents.ac import ACConfig
 from cmpolicy.agents.agent import LOWEST_RATE
+from cmpolicy.agents.bc import BCConfig
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.datasets.resolve import resolve_dataset
 from cmpolicy.datasets.transitions import TransitionDataset
@@ -58,7 +62,7 @@ DEFAULTS: dict[str, Any] = {
     "out": str(HERE / "results"),
 }  # fmt: skip
 QUICK = {"updates": 30, "seeds": 1, "states": 200}
-LEARNING_RATE, LEVELS = 1e-3, 1280
+BATCH, LEARNING_RATE, LEVELS = 256, 1e-3, 1280
 
 
 class GaussianActor(nn.Module):
@@ -145,20 +149,25 @@ def halves(dataset: TransitionDataset, rng: np.random.Generator) -> tuple[Transi
 
 def trained(train: TransitionDataset, updates: int, seed: int) -> dict[str, Sample]:
     """The policies by name, from the same seed and with as many updates."""
-    policy = PolicyConfig(loss_options={"s1": LEVELS})
-    as_theirs = {"learning_rate": LEARNING_RATE, "cosine_decay": True, "weight_decay": 0.0}
-    config = AGENTS["bc"].Config(policy=policy, **as_theirs)
-    batch, decay = 256, config.ema_decay
-    torch.manual_seed(seed)
     ones = [1.0] * train.action_dim
-    agent = AGENTS["bc"](Spaces(train.obs_dim, [-one for one in ones], ones), config, updates)
-    data = agent.prepare(train)
-    for _ in range(updates):
-        agent.update(data.sample(batch))
+    spaces = Spaces(train.obs_dim, [-one for one in ones], ones)
+    config = BCConfig(
+        policy=PolicyConfig(loss_options={"s1": LEVELS}),
+        learning_rate=LEARNING_RATE, cosine_decay=True, weight_decay=0.0,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    clone = ConsistencyBC(spaces, config, updates)
+    learn(clone, train, updates)
+    torch.manual_seed(seed)
+    guided = ConsistencyAC(spaces, ACConfig(), updates)
+    learn(guided, train, updates)
     policies: dict[str, Sample] = {
-        "consistency, 1 step": lambda obs: agent.act(obs, mode_of=1),
-        "consistency, 2 steps": lambda obs: agent.act(obs, steps=2, mode_of=1),
+        "consistency, 1 step": lambda obs: clone.act(obs, mode_of=1),
+        "consistency, 2 steps": lambda obs: clone.act(obs, steps=2, mode_of=1),
+        "ac's clone, 1 step": guided.average_clone.act,
+        "ac's actor, 1 step": lambda obs: guided.act(obs, mode_of=1),
     }
+    decay = clone.average_decay  # where it ends
     for name, tanh in (("Gaussian", False), ("Gaussian through tanh", True)):
         torch.manual_seed(seed)
         actor, average = GaussianActor(train, tanh), GaussianActor(train, tanh)
@@ -166,7 +175,7 @@ def trained(train: TransitionDataset, updates: int, seed: int) -> dict[str, Samp
         optimizer = torch.optim.Adam(actor.parameters(), lr=LEARNING_RATE, fused=True)
         falling = CosineAnnealingLR(optimizer, updates, eta_min=LEARNING_RATE * LOWEST_RATE)
         for _ in range(updates):
-            drawn = train.sample(batch)
+            drawn = train.sample(BATCH)
             optimizer.zero_grad()
             actor.loss(drawn.observations, drawn.actions).backward()
             optimizer.step()
@@ -174,6 +183,13 @@ def trained(train: TransitionDataset, updates: int, seed: int) -> dict[str, Samp
             ema_update(average, actor, decay)
         policies[name] = average.sample
     return policies
+
+
+def learn(agent: Agent, train: TransitionDataset, updates: int) -> None:
+    """So many updates."""
+    data = agent.prepare(train)
+    for _ in range(updates):
+        agent.update(data.sample(BATCH))
 
 
 def asked(policy: Sample, observations: Array) -> Array:
@@ -235,8 +251,10 @@ def markdown(result: dict[str, Any]) -> str:
         f"`{result['data']}`, {result['transitions']} transitions, half of the episodes learnt and "
         f"the other half measured; {result['updates']} updates of 256, networks of 2×256, a "
         f"learning rate of {LEARNING_RATE:g} that falls along a cosine, iCT with s1 = "
-        f"{LEVELS}; mean and half the range of {result['seeds']} seeds. Written by "
-        f"`benchmarks/multimodality.py` on {result['date']}; {result['machine']}; {versions}.",
+        f"{LEVELS}; `ac` is the default agent as it comes: its clone imitates good actions more, "
+        "and what guidance changes is its actor against that clone; mean and half the range of "
+        f"{result['seeds']} seeds. Written by `benchmarks/multimodality.py` on "
+        f"{result['date']}; {result['machine']}; {versions}.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -14,6 +14,8 @@ COLOURS = {
     DATA: "0.35",
     "consistency, 1 step": "C0",
     "consistency, 2 steps": "C9",
+    "ac's clone, 1 step": "C8",
+    "ac's actor, 1 step": "C2",
     "Gaussian": "C1",
     "Gaussian through tanh": "C3",
 }
@@ -21,9 +23,10 @@ COLOURS = {
 
 def draw(path: Path, panels: list[dict[str, Array]], result: dict[str, Any]) -> None:
     """States in the two actions that vary most, and below them every measure."""
-    columns = [DATA, "consistency, 1 step", "Gaussian", "Gaussian through tanh"]
-    figure = Figure(figsize=(11, 3 * len(panels) + 2.6), layout="constrained")
-    grid = figure.add_gridspec(len(panels) + 1, 4, height_ratios=[3] * len(panels) + [2])
+    columns = [DATA, "consistency, 1 step", "ac's actor, 1 step", "Gaussian"]
+    columns += ["Gaussian through tanh"]
+    figure = Figure(figsize=(13.5, 3 * len(panels) + 3), layout="constrained")
+    grid = figure.add_gridspec(len(panels) + 1, 5, height_ratios=[3] * len(panels) + [2.3])
     for i, actions in enumerate(panels):
         recorded = actions[DATA]
         x, y = (int(axis) for axis in np.sort(np.argsort(recorded.var(0))[-2:]))
@@ -45,8 +48,9 @@ def draw(path: Path, panels: list[dict[str, Array]], result: dict[str, Any]) -> 
                     f"state {'AB'[i]}", (-0.42, 0.5), xycoords="axes fraction", rotation=90,
                     va="center", weight="bold",
                 )  # fmt: skip
+    below = grid[len(panels), :].subgridspec(1, 4)
     for j, name in enumerate(("recall", "precision", "both modes", "energy")):
-        bars(figure.add_subplot(grid[len(panels), j]), name, result["rows"], labelled=j == 0)
+        bars(figure.add_subplot(below[j]), name, result["rows"], labelled=j == 0)
     figure.savefig(path, dpi=120)
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/network_calls.py runs=[RUN,RUN,…] [steps=[1,2,4]] [episodes=40] [seed=7]
 
+Runs of agents that learn any number of calls, such as `bc` and `weighted_bc`; `ac` has learned one.
 Each run's last checkpoint is rolled out with one network call an action and with more, on the same
-episodes. An action is taken as training evaluates it. Runs of bc, weighted_bc, iql or ac_ding_jin:
-the actor of ac has learned one call.
+episodes. An action is taken as training evaluates it, by the agent's `mode_of`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from command_line import read_options
 
+from cmpolicy.errors import InputError
 from cmpolicy.rl.score import evaluate_agent
 from cmpolicy.rl.task import act_with
 from cmpolicy.rl.trained_agent import load_agent, read_record
@@ -41,7 +42,10 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     for run in options["runs"]:
-        rows.append(row_of(RunDirectory.existing(run), options))
+        try:
+            rows.append(row_of(RunDirectory.existing(run), options))
+        except InputError as error:
+            sys.exit(f"{run}: {error}")
         report(rows, options)
         print(line_of(rows[-1], options["steps"]), flush=True)
 

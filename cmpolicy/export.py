@@ -1,4 +1,4 @@
-"""Write a policy as ONNX and torch.export: `python -m cmpolicy.export run=RUN steps=2`."""
+"""Write a policy as ONNX and torch.export: `python -m cmpolicy.export run=RUN`."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from cmpolicy.training.run_directory import RunDirectory
 ROOT = Path(__file__).parents[1]
 TINY = (
     *("env=hopper-medium", "dataset.source=sample", "threads=1", "progress=false", "batch_size=8"),
-    *("agent=weighted_bc", "agent.policy.hidden=[8]", "steps=6"),
+    *("agent=bc", "agent.mode_of=32", "agent.policy.hidden=[8]", "steps=6"),
     *("eval.episodes=1", "eval.final_episodes=1"),
 )
 
@@ -100,6 +100,13 @@ def test_a_real_process_says_one_line(run: Path) -> None:
     assert not (run / "export").exists()
 
 
+def test_more_calls_than_the_actor_has_learned_are_refused(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", "agent=ac")
+    with pytest.raises(InputError, match="agent ac has learned to act by 1 network call, got 2"):
+        exported(run, steps=2)
+    assert not (run / "export").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "kind"),
     [
@@ -158,8 +165,6 @@ def test_what_stands_for_a_choice_among_candidates_is_said(tmp_path: Path, caplo
         assert record.message == (
             f"agent ac takes one of 4 actions by its critic; the exported policy {said}."
         )
-    with pytest.raises(InputError, match="agent ac has learned to act by 1 network call, got 2"):
-        exported(run, steps=2)
 
 
 def test_a_policy_without_a_run(run: Path, tmp_path: Path) -> None:

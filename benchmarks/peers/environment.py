@@ -16,6 +16,8 @@ D3RLPY = "d3rlpy==2.8.1"
 NEEDS = ("gym", "click", "structlog", "colorama", "dataclasses-json", "scikit-learn")
 # What FQL's requirements.txt names and its agent imports, for a CPU.
 FQL = ("jax==0.10.2", "flax==0.12.8", "optax==0.2.8", "distrax==0.1.9", "ml_collections==1.1.0")
+# What the published agents of jax_agent.py import, for a CPU.
+JAX = ("jax==0.10.2", "flax==0.12.8", "optax==0.2.8", "chex==0.1.92")
 SAME = (
     *("torch", "numpy", "scipy", "h5py", "gymnasium", "gymnasium-robotics", "mujoco", "minari"),
     *("hydra-core", "omegaconf"),
@@ -31,6 +33,11 @@ def d3rlpy_python(directory: Path) -> Path:
 def fql_python(directory: Path) -> Path:
     """The interpreter of FQL's environment in `directory`, made where it is not there."""
     return interpreter(directory, "FQL", [FQL], "import distrax, flax, jax, ml_collections, optax")
+
+
+def jax_python(directory: Path) -> Path:
+    """The interpreter of an environment with JAX in `directory`, made where it is not there."""
+    return interpreter(directory, "JAX", [JAX], "import chex, flax, jax, optax")
 
 
 def interpreter(directory: Path, name: str, installs: Sequence[Sequence[str]], check: str) -> Path:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cmpolicy.agents.agent import AgentConfig, Metrics, Spaces, frozen_copy
 from cmpolicy.agents.critic_agent import CriticAgent, CriticConfig
-from cmpolicy.consistency.ema import ema_update, rising_decay
+from cmpolicy.consistency.ema import ema_update
 from cmpolicy.consistency.randomness import normal
 from cmpolicy.datasets.n_step_returns import discounted_returns, with_returns
 from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
@@ -197,8 +197,7 @@ class ConsistencyAC(CriticAgent):
         ema_update(self.target_critic, self.critic, 1 - self.config.tau)
         clone_metrics = self.minimize("clone", self.clone_loss, batch)
         self.clone.update_target(self.progress)
-        decay = rising_decay(self.config.ema_decay, self.step)
-        ema_update(self.average_clone, self.clone, decay)
+        ema_update(self.average_clone, self.clone, self.average_decay)
         actor_metrics = self.minimize("policy", self.actor_loss, batch)
         self.finish_step()
         return {**critic_metrics, **clone_metrics, **actor_metrics}

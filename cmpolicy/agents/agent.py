@@ -25,6 +25,7 @@ M = TypeVar("M", bound=nn.Module)
 F = TypeVar("F", bound=Callable[..., Any])
 Metrics = dict[str, Tensor]  # scalars on the device; nobody reads them between two logs
 LossFunction = Callable[..., tuple[Tensor, Metrics]]  # a pure function of modules and inputs
+AVERAGED_SHARE = 0.025  # of the training, over which weights are averaged
 LOWEST_RATE = 0.01  # of `cosine_decay`; not 0: an agent may go on in the environment
 
 
@@ -54,7 +55,7 @@ class AgentConfig:
             would shrink by exp(−weight_decay), however long the training is.
         cosine_decay: let learning rates fall to a hundredth over the training.
         ema_decay: of the averaged policy that acts, an update; it rises at first, see
-            `rising_decay`.
+            `rising_decay`. None for an average over `AVERAGED_SHARE` of the training.
         mode_of: actions drawn an observation when acting, of which the mode is taken, see
             `ConsistencyPolicy.mode`; 1 for a plain sample.
         max_grad_norm: gradients are clipped to this norm, network by network; 0 for never.
@@ -66,12 +67,12 @@ class AgentConfig:
     learning_rate: float = 3e-4
     weight_decay: float = 0.0
     cosine_decay: bool = False
-    ema_decay: float = 0.999
+    ema_decay: float | None = None
     mode_of: int = 32
     max_grad_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or not 0 <= self.ema_decay < 1:
+        if self.learning_rate <= 0 or not 0 <= (self.ema_decay or 0.0) < 1:
             raise ValueError(
                 "need learning_rate > 0 and 0 ≤ ema_decay < 1, got "
                 f"{self.learning_rate} and {self.ema_decay}"
@@ -132,6 +133,14 @@ class Agent(nn.Module):
         """k/K ∈ [0, 1], () float32 on the device."""
         return (self.step.float() / self.total_steps).clamp(max=1.0)
 
+    @property
+    def average_decay(self) -> float | Tensor:
+        """Decay of the averages at this update, EMA with warm-up."""
+        decay = self.config.ema_decay
+        if decay is None:
+            decay = max(0.0, 1 - 1 / (AVERAGED_SHARE * self.total_steps))
+        return rising_decay(decay, self.step)
+
     def add_optimizer(
         self, name: str, module: nn.Module, learning_rate: float, weight_decay: float = 0.0
     ) -> None:
@@ -191,8 +200,7 @@ class Agent(nn.Module):
     def finish_step(self) -> None:
         """Move the averages of the policy and count the update."""
         self.policy.update_target(self.progress)
-        decay = rising_decay(self.config.ema_decay, self.step)
-        ema_update(self.average_policy, self.policy, decay)
+        ema_update(self.average_policy, self.policy, self.average_decay)
         self.step += 1
 
     def value(self, observations: Tensor, actions: Tensor) -> Tensor:

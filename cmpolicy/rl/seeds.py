@@ -63,7 +63,7 @@ class OfflineRLSeeds:
 
     def evaluate(self, step: int) -> list[Evaluation]:
         """What `OfflineRL.evaluate` gives for each seed."""
-        seeds = [task.eval_seed for task in self.tasks]
+        seeds = [task.eval_seed(step) for task in self.tasks]
         scores = self.scores(self.config.eval.episodes, seeds)
         return [evaluation_of(score, step) for score in scores]
 

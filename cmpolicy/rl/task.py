@@ -30,6 +30,9 @@ from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
 
+EPISODES_AT_MOST = 1_000  # of one evaluation: its episodes have consecutive seeds
+SEEDS_A_RUN = 1_000_000  # far below the 2³¹ that old simulators take
+
 
 class OfflineRL:
     """One agent on one dataset, evaluated in one environment.
@@ -105,22 +108,22 @@ class OfflineRL:
         )
 
     def evaluate(self, step: int) -> Evaluation:
-        """The evaluation during training: the same environment seeds each time."""
-        return evaluation_of(self.score(self.config.eval.episodes, self.eval_seed), step)
+        """The evaluation during training, on environment seeds of its own."""
+        return evaluation_of(self.score(self.config.eval.episodes, self.eval_seed(step)), step)
 
     def final_score(self) -> Score:
         """The evaluation at the end, on environment seeds that no checkpoint was chosen by."""
         return self.score(self.config.eval.final_episodes, self.final_seed)
 
-    @property
-    def eval_seed(self) -> int:
-        """Of the first episode during training, and of the noise."""
-        return 10_000 * (self.config.seed + 1)
+    def eval_seed(self, step: int) -> int:
+        """Seed of the first episode, and of the noise, of the evaluation after `step` updates."""
+        evaluation = step // self.config.eval.every
+        return SEEDS_A_RUN * (self.config.seed + 1) + EPISODES_AT_MOST * (evaluation % 800)
 
     @property
     def final_seed(self) -> int:
-        """Of those at the end."""
-        return self.eval_seed + 5_000
+        """Seed of the first episode of the evaluations at the end."""
+        return SEEDS_A_RUN * (self.config.seed + 1) + EPISODES_AT_MOST * 900
 
     def data_score(self) -> float:
         """The mean of the data's own episodes, in the unit of the learning curve."""

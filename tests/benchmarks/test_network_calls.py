@@ -34,6 +34,9 @@ def test_each_column_is_what_evaluate_says(load: Any, tmp_path: Path) -> None:
     assert "the mode of 4 samples acts" in table
 
 
-def test_no_runs_are_refused(load: Any) -> None:
+def test_what_cannot_be_compared_is_refused(load: Any, tmp_path: Path) -> None:
+    script = load("network_calls")
     with pytest.raises(SystemExit, match="no runs"):
-        load("network_calls").main([])
+        script.main([])
+    with pytest.raises(SystemExit, match=f"^{tmp_path}/none: "):
+        script.main([f"runs=[{tmp_path}/none]"])
