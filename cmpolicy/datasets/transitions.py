@@ -84,10 +84,9 @@ class TransitionDataset:
 
     Attributes:
         transitions: all of them, as one batch; each column by itself as well:
-        observations: (N, obs_dim).
+        observations, next_observations: (N, obs_dim).
         actions: (N, action_dim).
         rewards: (N,).
-        next_observations: (N, obs_dim).
         terminals: (N,), 1 only where the environment ended the episode. A timeout or truncation
             ends a trajectory without masking the bootstrap.
         episode_ends: (N,) bool, True at the last transition of each episode.
@@ -134,12 +133,10 @@ class TransitionDataset:
         an agent never sees an episode fail.)
 
         Args:
-            observations: (N, obs_dim).
+            observations, next_observations: (N, obs_dim), the second optional.
             actions: (N, action_dim).
             rewards: (N,) or (N, 1).
-            terminals: (N,) or (N, 1), bool or 0/1.
-            timeouts: likewise, optional.
-            next_observations: (N, obs_dim), optional.
+            terminals, timeouts: (N,) or (N, 1), bool or 0/1, the second optional.
             max_episode_steps: where there are no `timeouts`, the length at which episodes were
                 cut, counted from each first step (D4RL's loop counts from 1 after a terminal).
             info: what is known of the origin; counts and returns are filled in.
@@ -284,15 +281,14 @@ class TransitionDataset:
 
     def weighted_by_return(self, temperature: float) -> TransitionDataset:
         """The same transitions, those of good episodes imitated more often, see `ReturnWeights`."""
-        weights = ReturnWeights.of(self.episode_returns(), self.episode_ends, temperature)
-        return TransitionDataset(self.transitions, self.episode_ends, self.info, weights)
+        ends = self.episode_ends
+        weights = ReturnWeights.of(self.episode_returns(), ends, temperature)
+        return TransitionDataset(self.transitions, ends, self.info, weights, self.to_end)
 
     def at_return_temperature(self, temperature: float) -> TransitionDataset:
         """The same with weights of another temperature; as it is, where it has none."""
-        weights = self.weights and self.weights.at(temperature)
-        return TransitionDataset(
-            self.transitions, self.episode_ends, self.info, weights, self.to_end
-        )
+        weights, ends = self.weights and self.weights.at(temperature), self.episode_ends
+        return TransitionDataset(self.transitions, ends, self.info, weights, self.to_end)
 
 
 def check_fits(
