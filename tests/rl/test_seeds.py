@@ -100,7 +100,9 @@ def test_batches_have_an_axis_of_seeds(task: OfflineRLSeeds) -> None:
     dataset = task.tasks[0].dataset
     batch = StackedBatches(dataset, seeded).sample(7)
     shapes = [tuple(column.shape) for column in batch]
-    assert shapes == [(2, 7, 11), (2, 7, 3), (2, 7), (2, 7, 11), (2, 7), (2, 7, 11), (2, 7, 3)]
+    observations, actions, numbers = (2, 7, 11), (2, 7, 3), (2, 7)
+    after = [numbers, observations, numbers]  # one step on, and at the episode's end
+    assert shapes == [observations, actions, *after, *after, observations, actions]
     for i, seed in enumerate((1, 2)):
         alone = dataset.sample(7, torch.Generator().manual_seed(seed))
         assert all(torch.equal(a[i], b) for a, b in zip(batch, alone, strict=True))
