@@ -4,7 +4,7 @@
     python benchmarks/offline_rl.py data=DIR/sac protocol=standard agents=[ac,weighted_bc,bc]
     python benchmarks/offline_rl.py sets=[hopper-medium] agents=[ac,iql] seeds=[0,3]
     python benchmarks/offline_rl.py data=DIR agents=[ac,d3rlpy_rebrac,ding_jin_code] ding_jin=REPO
-    python benchmarks/offline_rl.py data=DIR 'agents=[ac,{ac_strong: [agent=ac,agent.eta=0.3]}]'
+    python benchmarks/offline_rl.py data=DIR 'agents=[ac,{ac_strong: [agent=ac,agent.radius=0.3]}]'
 
     data       a folder of D4RL-layout files SET.hdf5 and, in its subfolder minari, of Minari
                datasets; a missing medium-expert is made of medium followed by expert. Without it

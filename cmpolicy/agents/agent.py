@@ -93,6 +93,7 @@ class Agent(nn.Module):
         policy: the actor that is trained.
         average_policy: its exponential moving average, which acts.
         candidates: actions drawn when acting, of which one is taken.
+        generators: where it draws from, if not from torch's own.
         vectorize: maps a function of this agent's modules and a batch over seeds, where there are
             several, see `cmpolicy.acceleration.stacked_agents`; the function itself for one.
         optimizers, learning_rates: of each network that trains, by name.
@@ -102,6 +103,7 @@ class Agent(nn.Module):
 
     Config: ClassVar[type[AgentConfig]] = AgentConfig
     Policy: ClassVar[type[ConsistencyPolicy]] = ConsistencyPolicy
+    generators: ClassVar[Sequence[torch.Generator]] = ()
     step: Tensor
 
     def __init__(self, spaces: Spaces, config: AgentConfig, total_steps: int) -> None:
@@ -119,8 +121,8 @@ class Agent(nn.Module):
 
     def make_policy(self, spaces: Spaces) -> ConsistencyPolicy:
         """An untrained policy."""
-        low, high = spaces.action_low, spaces.action_high
-        return self.Policy(spaces.obs_dim, spaces.action_dim, low, high, self.config.policy)
+        obs_dim, low, high = spaces
+        return self.Policy(obs_dim, len(low), low, high, self.config.policy)
 
     def prepare(self, dataset: TransitionDataset) -> TransitionDataset:
         """Before the first update: measure the data's statistics, give the data to train on."""
@@ -151,7 +153,9 @@ class Agent(nn.Module):
             full = (full * (1 + LOWEST_RATE) + 1 - LOWEST_RATE) / 2
         # AdamW shrinks weights to 1 − rate · decay an update, which must not pass 0
         decay = -math.expm1(-weight_decay / full) / learning_rate
-        self.optimizers[name] = adam(module, learning_rate, decay)
+        own = [p for p in module.parameters() if p.requires_grad]
+        adam = torch.optim.AdamW(own, learning_rate, weight_decay=decay, fused=True)
+        self.optimizers[name] = adam
 
     def scheduled(self, learning_rate: float) -> float | Tensor:
         """A rate at the next update: constant, or Loshchilov & Hutter 2017, eq. 5."""
@@ -172,11 +176,6 @@ class Agent(nn.Module):
     def core(self) -> Agent:
         """What `update` trains: this agent."""
         return self
-
-    @property
-    def generators(self) -> Sequence[torch.Generator]:
-        """Where it draws from, if not from torch's own."""
-        return ()
 
     def minimize(self, name: str, loss: LossFunction, *inputs: Any) -> Metrics:
         """One optimiser step on `loss(*inputs)`, for the parameters of optimiser `name` alone.
@@ -212,11 +211,7 @@ class Agent(nn.Module):
         raise InputError(f"agent {self.config.name} has no critic to choose actions by")
 
     def check_steps(self, steps: int | None) -> None:
-        """Refuse a number of network calls that the policy has not learned; most learn any number.
-
-        Raises:
-            InputError: for such a number.
-        """
+        """Refuse a number of network calls that the policy has not learned; most learn any."""
 
     @torch.inference_mode()
     def act(
@@ -235,10 +230,7 @@ class Agent(nn.Module):
                 the agent's own `candidates`, one of which is taken with probability ∝ exp value.
             mode_of: actions an observation, whose mode is taken; if not given, the
                 configuration's. Not where there are candidates.
-            steps: network calls an action, if not those of the policy.
-
-        Raises:
-            InputError: for a number of network calls that the policy has not learned.
+            steps: network calls an action, if not those of the policy; see `check_steps`.
         """
         obs = torch.from_numpy(observations).to(self.step.device)
         actions = self.choose(
@@ -289,14 +281,11 @@ class Agent(nn.Module):
             for name, optimizer in self.optimizers.items():
                 decays = [group["weight_decay"] for group in optimizer.param_groups]
                 optimizer.load_state_dict(state["optimizers"][name])
-                # that of this length of training: a run that goes on may have become longer
                 for group, decay in zip(optimizer.param_groups, decays, strict=True):
-                    group["weight_decay"] = decay
+                    group["weight_decay"] = decay  # by the length of training, which may be another
         except (KeyError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"the checkpoint does not fit agent {self.config.name}: {reason}"
-            ) from error
+            agent, reason = self.config.name, " ".join(str(error).split())[:200]
+            raise InputError(f"the checkpoint does not fit agent {agent}: {reason}") from error
 
 
 def differentiate(
@@ -328,11 +317,3 @@ def clip_norm(max_norm: float, *gradients: Tensor) -> tuple[Tensor, ...]:
 def frozen_copy(module: M) -> M:
     """A copy that starts equal and takes no gradient."""
     return copy.deepcopy(module).requires_grad_(False)
-
-
-def adam(
-    module: nn.Module, learning_rate: float, weight_decay: float = 0.0
-) -> torch.optim.Optimizer:
-    """AdamW over the parameters of `module` that train, in one fused kernel; Adam by default."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)

@@ -278,8 +278,9 @@ class TransitionDataset:
 
     def weighted_by_return(self, temperature: float) -> TransitionDataset:
         """Imitate transitions of good episodes more often, see `ReturnWeights`."""
-        weights = ReturnWeights.of(self.episode_returns(), self.episode_ends, temperature)
-        return TransitionDataset(self.transitions, self.episode_ends, self.info, weights)
+        ends = self.episode_ends
+        weights = ReturnWeights.of(self.episode_returns(), ends, temperature)
+        return TransitionDataset(self.transitions, ends, self.info, weights, self.to_end)
 
     def at_return_temperature(self, temperature: float) -> TransitionDataset:
         """Change the temperature of the weights, where there are weights."""

@@ -48,7 +48,7 @@ class BanditScore:
 
 
 class BanditTask:
-    """Consistency-AC on a bandit.
+    """Consistency-AC as published on a bandit: Q moves its mass from one mode to another.
 
     Raises:
         InputError: for a loss that needs a teacher.
@@ -75,6 +75,7 @@ class BanditTask:
             policy=policy,
             eta=config.eta,
             learning_rate=loss.learning_rate,
+            cosine_decay=True,
             ema_decay=loss.ema_decay,
             critic_hidden=config.hidden,
             critic_learning_rate=loss.learning_rate,

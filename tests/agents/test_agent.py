@@ -177,6 +177,18 @@ def test_the_average_moves_towards_the_policy(
         assert torch.equal(value, online[key]) == (decay == 0.0)
 
 
+@pytest.mark.parametrize(
+    ("total", "step", "decay"),
+    [(4000, 4000, 0.99), (200_000, 150_000, 0.9998), (4000, 3, 4 / 13), (20, 19, 0.0)],
+)
+def test_unless_told_an_average_reaches_over_a_fortieth_of_the_training(
+    total: int, step: int, decay: float
+) -> None:
+    agent = build("bc", total=total)
+    agent.step.fill_(step)
+    assert float(agent.average_decay) == pytest.approx(decay, rel=1e-6)
+
+
 @pytest.mark.parametrize("name", AGENTS)
 def test_an_update_changes_what_it_should_and_nothing_else(
     name: str, dataset: TransitionDataset
@@ -312,7 +324,7 @@ def test_acting_draws_from_its_generator_alone(dataset: TransitionDataset) -> No
 
 
 def test_the_average_acts_and_not_the_policy(dataset: TransitionDataset) -> None:
-    agent = trained("bc", dataset, 3)
+    agent = trained("bc", dataset, 3, ema_decay=0.9)
     observations = dataset.observations[:6]
     generator = torch.Generator().manual_seed(1)
     acted = agent.act(observations.numpy(), mode_of=1, generator=generator)

@@ -155,7 +155,7 @@ def test_commands_of_ours_and_theirs_say_the_same(load: Any, tmp_path: Path) -> 
     for agent in ("diffusion_ql", "d3rlpy_rebrac", "ding_jin_code"):
         overrides = ["env=pen-expert", *script.agent_overrides(agent, given)[agent]]
         run = script.plan([rows.Key("pen-expert", agent, 3)], overrides, given)
-        shared[agent] = [a for a in run.command if "run_dir" not in a and "agent" not in a]
+        shared[agent] = [a for a in run.command if not a.startswith(("run_dir=", "agent"))]
         assert f"agent.name={agent}" in run.command
         assert {"seed=3", "threads=1", "a.b=1", "env=pen-expert"} <= set(run.command)
     assert (
@@ -171,10 +171,10 @@ def test_commands_of_ours_and_theirs_say_the_same(load: Any, tmp_path: Path) -> 
 def test_agents_have_labels_and_overrides(load: Any) -> None:
     script = load("offline_rl")
     assert options(load, "agents=ac", "sets=pen-expert").agents == ["ac"]
-    given = options(load, "agents={weak: [agent.eta=0], strong: [agent=ac, agent.eta=1]}")
+    given = options(load, "agents={weak: [agent.radius=0], strong: [agent=ac, agent.radius=1]}")
     assert script.agent_overrides(given.agents[0], given) == {
-        "weak": ["agent.eta=0", "agent.name=weak"],
-        "strong": ["agent=ac", "agent.eta=1", "agent.name=strong"],
+        "weak": ["agent.radius=0", "agent.name=weak"],
+        "strong": ["agent=ac", "agent.radius=1", "agent.name=strong"],
     }
 
 
@@ -224,7 +224,7 @@ def test_seeds_at_once_are_a_row_each(folder: Path, tmp_path: Path, load: Any) -
         (["protocol=long"], "unknown protocol 'long', expected one of short"),
         (["agents=[ding_jin_code]", "sets=[]"], "give ding_jin=PATH"),
         (["sets=[hopper-superb]", "agents=[bc]"], "no set 'hopper-superb'"),
-        (["agents={strong: agent.eta=1}"], "{label: [overrides]}, got {'strong': 'agent.eta=1'}"),
+        (["agents={strong: agent.tau=1}"], "{label: [overrides]}, got {'strong': 'agent.tau=1'}"),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(

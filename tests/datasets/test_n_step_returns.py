@@ -109,7 +109,7 @@ def test_returns_outlive_what_a_dataset_becomes() -> None:
     dataset = TransitionDataset.from_arrays(
         rng.normal(size=(9, 2)), rng.normal(size=(9, 1)), rng.normal(size=9), np.arange(9) % 3 == 2
     )
-    far = with_returns(dataset.weighted_by_return(0.5), 0.9)
+    far = with_returns(dataset, 0.9).weighted_by_return(0.5)
     index = torch.arange(len(dataset))
     expected = far.at(index)
     for one in (far.to("cpu"), far.at_return_temperature(0.1)):
