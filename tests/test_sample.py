@@ -14,10 +14,9 @@ from PIL import Image
 from cmpolicy.consistency.schedules import karras_sigmas
 from cmpolicy.errors import InputError
 from cmpolicy.generative.loss_config import LossConfig
-from cmpolicy.images.config import ImageConfig, ImageEvalConfig, SampleConfig
+from cmpolicy.images.config import ImageConfig, ImageEvalConfig, SampleConfig, UNetConfig
 from cmpolicy.images.files import read_npz
 from cmpolicy.images.model import ImageModel, load_image_model
-from cmpolicy.images.unet import UNetConfig
 from cmpolicy.sample import bracketed, sample, sampler_of
 from cmpolicy.train import train
 
@@ -121,7 +120,7 @@ def test_levels_by_index_are_openais(run: Path, model: ImageModel) -> None:
         ({"levels": [80.0], "steps": 2}, "not several"),
         ({"model": "teacher", "ts": [0, 1]}, "for a student"),
         ({"churn": 5.0}, "for a teacher"),
-        ({"ema": 0.77}, "no average of decay 0.77 is kept; there are: 0.999, 0.1"),
+        ({"ema": 0.77}, "no average of decay 0.77 is kept; choose one of 0.999, 0.1"),
         ({"label": 10}, "expected 0 to 9"),
         ({"unconditional": True}, "has always seen labels"),
         ({"unconditional": True, "label": 1}, "leave one of them out"),

@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 
 from cmpolicy.generative.loss_config import LossConfig
-from cmpolicy.images.config import ImageConfig, ImageEvalConfig
-from cmpolicy.images.unet import UNetConfig
+from cmpolicy.images.config import ImageConfig, ImageEvalConfig, UNetConfig
 from cmpolicy.train import train
 
 Make = Callable[[Path, Path], list[str]]

@@ -80,13 +80,17 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the images."""
+        return self.images.device
+
     def sample(self, batch_size: int) -> ImageBatch:
         """Draw `batch_size` images with replacement, without synchronising with the device."""
-        device = self.images.device
-        index = torch.randint(len(self), (batch_size,), device=device)
+        index = torch.randint(len(self), (batch_size,), device=self.device)
         images = self.images[index]
         if self.flip:
-            mirrored = torch.rand(batch_size, 1, 1, 1, device=device) < 0.5
+            mirrored = torch.rand(batch_size, 1, 1, 1, device=self.device) < 0.5
             images = torch.where(mirrored, images.flip(3), images)
         return ImageBatch(from_uint8(images), None if self.labels is None else self.labels[index])
 

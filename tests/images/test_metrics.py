@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -36,15 +34,6 @@ def test_frechet_of_gaussians_that_commute(rng):
     s1, s2 = rng.uniform(0.1, 2, size=(2, 5))
     p, q = Statistics(m1, np.diag(s1**2)), Statistics(m2, np.diag(s2**2))
     assert frechet_distance(p, q) == pytest.approx(((m1 - m2) ** 2 + (s1 - s2) ** 2).sum())
-
-
-def test_frechet_of_gaussians_in_two_dimensions():
-    """tr (Σ_p Σ_q)^½ = √(tr(Σ_p Σ_q) + 2 √det(Σ_p Σ_q)) for 2 × 2 matrices."""
-    p = Statistics(np.array([1.0, 2.0]), np.array([[2.0, 0.5], [0.5, 1.0]]))
-    q = Statistics(np.array([0.0, 4.0]), np.array([[1.0, -0.3], [-0.3, 3.0]]))
-    product = p.sigma @ q.sigma
-    root = math.sqrt(np.trace(product) + 2 * math.sqrt(np.linalg.det(product)))
-    assert frechet_distance(p, q) == pytest.approx(5 + 3 + 4 - 2 * root)
 
 
 def test_frechet_is_symmetric_and_that_of_the_matrix_root(rng):
@@ -119,17 +108,6 @@ def test_precision_and_recall_against_loops(rng, monkeypatch):
     assert 0 < recall < precision <= 1
     monkeypatch.setattr("cmpolicy.images.metrics.CHUNK", 130)  # two or three rows at a time
     assert precision_recall(samples, truth) == (precision, recall)
-
-
-def test_precision_and_recall_see_different_faults(rng):
-    """A collapsed set is precise, a scattered one covers."""
-    truth = rng.normal(size=(300, 2))
-    precise, covering = 0.05 * rng.normal(size=(300, 2)), 3 * rng.normal(size=(300, 2))
-    assert precision_recall(precise, truth)[0] > 0.95
-    assert precision_recall(precise, truth)[1] < 0.1
-    assert precision_recall(covering, truth)[0] < 0.6
-    assert precision_recall(covering, truth)[1] > 0.9
-    assert precision_recall(truth + 100, truth) == (0, 0)
 
 
 def test_all_scores_of_images():

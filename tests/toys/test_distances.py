@@ -87,15 +87,6 @@ def test_kl_counts_samples_beyond_the_truth():
     assert kl_histogram(drifted, truth) > 0.3
 
 
-def test_the_two_directions_of_kl_see_different_faults():
-    rng = np.random.default_rng(0)
-    truth = np.concatenate([rng.normal(-1.5, 0.2, 10_000), rng.normal(1.5, 0.2, 10_000)])
-    missing = rng.normal(-1.5, 0.2, 20_000)
-    between = np.append(rng.permutation(truth)[:18_000], rng.uniform(-0.7, 0.7, 2_000))
-    assert kl_histogram(missing, truth) > kl_histogram(missing, truth, reverse=True)
-    assert kl_histogram(between, truth, reverse=True) > kl_histogram(between, truth)
-
-
 def test_std_ratio(line, plane):
     assert std_ratio(1.7 * line + 5, line) == pytest.approx(1.7)
     stretched = np.sqrt((9 * plane[:, 0].var() + plane[:, 1].var()) / plane.var(0).sum())
