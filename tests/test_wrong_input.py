@@ -319,6 +319,8 @@ def test_a_sweep_goes_on_after_a_failing_job_and_lists_it(place: Path) -> None:
 
 SIGNALLED = """
 import os, signal, sys, time
+if __name__ == "__main__":  # a process in the background ignores SIGINT
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 from cmpolicy.cli.command import run
 os.kill(os.getpid(), signal.{signum}) if __name__ == "slow" else run(print, "rl", ["slow"])
 time.sleep(60)

@@ -236,6 +236,6 @@ def test_it_moves_to_the_better_mode_though_that_is_the_rarer_one() -> None:
         for _ in range(400):
             agent.update(data.sample(256))
         actions = agent.act(np.zeros((2000, 1), np.float32), steps=2)
-        found.append(float(toy.mass(actions)[toy.best]))
+        found.append(float(toy.mass(torch.from_numpy(actions))[toy.best]))
     assert found[0] < 0.5  # the data's is 0.3: without weights it clones
     assert found[1] > 0.85

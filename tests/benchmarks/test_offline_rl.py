@@ -130,15 +130,17 @@ def test_rows_come_one_by_one_and_what_failed_is_missing(
 
 def test_the_protocols_evaluate_every_25th_of_the_training(load: Any) -> None:
     protocols = load("offline_rl").PROTOCOLS
-    short, full = protocols["short"], protocols["full"]
+    short, standard = protocols["short"], protocols["standard"]
     assert short.arguments() == [
         *("steps=50000", "batch_size=256", "eval.every=2000", "eval.episodes=10"),
-        "eval.final_episodes=20",
+        *("eval.final_episodes=20", "precision=fp32"),
     ]
-    assert (short.seeds, full.seeds) == (2, 5)
-    assert full.updates == 200_000
-    assert len(full.sets) == 11
-    assert set(short.sets) < set(full.sets)
+    assert (short.seeds, standard.seeds) == (2, 3)
+    assert standard.arguments() == [
+        *("steps=200000", "batch_size=256", "eval.every=8000", "eval.episodes=20"),
+        *("eval.final_episodes=100", "precision=auto"),
+    ]
+    assert len(set(standard.sets)) == 6
 
 
 def options(load: Any, *arguments: str) -> Any:
@@ -198,7 +200,7 @@ def test_seeds_at_once_are_one_run_of_ours(load: Any, tmp_path: Path) -> None:
     ]
     run = script.plan(together[0], [], options(load, f"runs={tmp_path}"))
     assert "seeds=[1,2]" in run.command
-    assert run.directory == tmp_path / "short" / "hopper-medium-ac-1-2"
+    assert run.directory == tmp_path / "standard" / "hopper-medium-ac-1-2"
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def test_what_would_make_it_another_run_is_refused(stored: Path, override: str) 
 
 @pytest.mark.parametrize(
     "override",
-    ["steps=0", "steps=many", "eval.every=0", "threads=[1]", "agent.radius=-1", "agent.eta=1"],
+    ["steps=0", "steps=many", "eval.every=0", "threads=[1]", "agent.eta=-1", "agent.radius=1"],
 )
 def test_wrong_values_are_refused(stored: Path, override: str) -> None:
     with pytest.raises((InputError, ValueError, OmegaConfBaseException)):

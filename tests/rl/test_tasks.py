@@ -11,7 +11,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from cmpolicy.agents.ding_jin import PUBLISHED
-from cmpolicy.cli.command import CONFIG_PATH, explain
+from cmpolicy.cli.command import CONFIG_PATH
+from cmpolicy.cli.keys import explain
 from cmpolicy.datasets import REWARDS, reference_scores
 from cmpolicy.datasets.d4rl_catalogue import D4RL_FILES
 from cmpolicy.rl.config import RLConfig
@@ -71,7 +72,8 @@ def test_the_default_is_data_of_ones_own_and_a_wrong_name_is_refused_with_the_li
     assert not (Path(CONFIG_PATH) / "env").exists()
     with pytest.raises(HydraException) as error:
         compose("env=hoper-medium")
-    assert explain(error.value).startswith("there is no env=hoper-medium; choose one of: antmaze-")
+    reason = "there is no env=hoper-medium (did you mean hopper-medium?); choose one of: antmaze-"
+    assert explain(error.value).startswith(reason)
     assert "hopper-medium, hopper-medium-expert" in explain(error.value)
     with pytest.raises(ValueError, match=r"env\.max_episode_steps must be at least 1, got 0"):
         compose("env.max_episode_steps=0")
