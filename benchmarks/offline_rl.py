@@ -1,7 +1,7 @@
 """Offline RL: sets × agents × seeds, ours and peers', in one table.
 
-    python benchmarks/offline_rl.py data=DIR jobs=2                     the short protocol
-    python benchmarks/offline_rl.py data=DIR/sac protocol=standard agents=[ac,weighted_bc,bc]
+    python benchmarks/offline_rl.py data=DIR/sac agents=[ac,weighted_bc,bc] jobs=2
+    python benchmarks/offline_rl.py data=DIR protocol=short
     python benchmarks/offline_rl.py sets=[hopper-medium] agents=[ac,iql] seeds=[0,3]
     python benchmarks/offline_rl.py data=DIR agents=[ac,d3rlpy_rebrac,ding_jin_code] ding_jin=REPO
     python benchmarks/offline_rl.py data=DIR 'agents=[ac,{ac_strong: [agent=ac,agent.radius=0.3]}]'

@@ -166,7 +166,7 @@ def register_robotics(env_id: str) -> None:
     """
     if importlib.util.find_spec("gymnasium_robotics") is None:
         raise InputError(
-            f"environment {env_id} needs gymnasium-robotics: pip install 'cmpolicy[robotics]'"
+            f"environment {env_id} needs gymnasium-robotics: pip install -e '.[robotics]'"
         )
     import gymnasium_robotics
 

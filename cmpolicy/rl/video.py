@@ -22,7 +22,7 @@ def write_video(act: Act, environment: Environment, path: Path, seed: int) -> Pa
         InputError: if the extra `video` is not installed, or nothing can be rendered here.
     """
     if importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise InputError("video=true needs imageio: pip install 'cmpolicy[video]'")
+        raise InputError("video=true needs imageio: pip install -e '.[video]'")
     import imageio.v2 as imageio
 
     env = environment.make(render_mode="rgb_array")
