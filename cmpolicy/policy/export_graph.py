@@ -120,8 +120,7 @@ def to_onnx(graph: PolicyGraph, about: Mapping[str, Any]) -> bytes:
     missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
     if missing:
         raise InputError(
-            f"ONNX needs {', '.join(missing)}: pip install -e '.[export]', "
-            "or give formats=[torch]"
+            f"ONNX needs {', '.join(missing)}: pip install -e '.[export]', or give formats=[torch]"
         )
     import onnx
 
