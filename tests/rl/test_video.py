@@ -90,7 +90,7 @@ def test_without_the_extra_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'cmpolicy\[video\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '.\[video\]'"):
         write_video(lambda obs: obs, Environment("Hopper-v5"), tmp_path / "x.mp4", 0)
     assert list(tmp_path.iterdir()) == []
 
