@@ -232,20 +232,34 @@ def test_good_episodes_are_imitated_and_all_are_judged() -> None:
     assert alike.imitated_actions is alike.actions
 
 
-def test_the_clones_average_follows_it() -> None:
-    agent = build(ema_decay=0.9)
+@pytest.mark.parametrize("copied", ["average", "target"])
+def test_the_clones_average_and_its_target_follow_it(copied: str) -> None:
+    """The target is that of a loss that has one, and has a rate of its own."""
+    policy = PolicyConfig(hidden=[16], loss="ct", loss_options={"fixed_decay": 0.7})
+    agent = build(ema_decay=0.9, policy=policy)
     data = agent.prepare(episodes())
     agent.step.fill_(3)
-    before = [p.clone() for p in agent.average_clone.parameters()]
+    network = {"average": agent.average_clone.network, "target": agent.clone.target_network}[copied]
+    decay = {"average": (1 + 3) / (10 + 3), "target": 0.7}[copied]
+    assert network is not None
+    before = [p.clone() for p in network.parameters()]
     agent.update(whole(data))
-    decay = (1 + 3) / (10 + 3)
-    for old, now, clone in zip(
-        before, agent.average_clone.parameters(), agent.clone.parameters(), strict=True
+    for old, now, p in zip(
+        before, network.parameters(), agent.clone.network.parameters(), strict=True
     ):
-        torch.testing.assert_close(now, decay * old + (1 - decay) * clone, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(now, decay * old + (1 - decay) * p, rtol=1e-5, atol=1e-6)
 
 
 # The actor ------------------------------------------------------------------------------------
+
+
+def test_the_actor_begins_as_the_clone_and_has_a_rate_of_its_own() -> None:
+    config = ACConfig(learning_rate=0.1, actor_learning_rate=0.2, critic_learning_rate=0.3)
+    agent = ConsistencyAC(SPACES, config, TOTAL)
+    assert agent.learning_rates == {"clone": 0.1, "policy": 0.2, "critic": 0.3}
+    for name, value in agent.policy.state_dict().items():
+        for other in (agent.clone, agent.average_clone, agent.average_policy):
+            assert torch.equal(other.state_dict()[name], value)
 
 
 @pytest.mark.parametrize(("step", "strength"), [(10, 0.0), (30, 0.5), (TOTAL, 1.0)])
