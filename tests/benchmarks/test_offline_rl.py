@@ -49,7 +49,7 @@ class Consistency_QL:
     def q_min(self, state, action):
         return action.sum(1, keepdim=True)
 
-    def save_model(self, folder, step):
+    def save_model(self, folder):
         open(folder + '/updates', 'w').write(str(self.updates))
 
     def load_model(self, folder):
