@@ -7,12 +7,13 @@ training kept.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 from tqdm import tqdm
@@ -79,7 +80,7 @@ def select(config: SelectConfig, overrides: list[str]) -> None:
     mode_of = trained.agent.mode_of
     with tqdm(total=config.updates, unit="update", desc="fitted Q", disable=None) as bar:
         values = fitted_q_evaluation(
-            [lambda obs, p=policy: p.mode(obs, mode_of) for policy in policies],
+            [functools.partial(policy.mode, samples=mode_of) for policy in policies],
             dataset,
             discount=config.discount,
             updates=config.updates,
@@ -106,50 +107,58 @@ def kept_steps(directory: RunDirectory) -> list[int]:
     return steps
 
 
+class ValuedPolicy(NamedTuple):
+    """A policy of the run: its value from data, and its score by rollouts if there were any."""
+
+    step: int
+    value: float
+    standard_error: float
+    score: float | None
+
+    def __str__(self) -> str:
+        score = "" if self.score is None else f"   rollouts {self.score:.1f}"
+        value = f"discounted return {self.value:.1f} ± {self.standard_error:.1f}"
+        return f"step {self.step:>9}: {value}{score}"
+
+
 def report(
     directory: RunDirectory, steps: list[int], values: PolicyValues, config: SelectConfig
 ) -> None:
-    """Print a line for each policy and what is chosen; write both to selection.json."""
+    """Print a line for each policy and what is chosen; write both to selection.json.
+
+    Raises:
+        InputError: if no value is finite.
+    """
     evaluations = directory.read_results().get("evaluations", [])
     scores = {e["step"]: score_of(e) for e in evaluations}
-    rows = [
-        {
-            "step": step,
-            "value": float(value),
-            "standard_error": float(error),
-            "score": scores.get(step),
-        }
+    policies = [
+        ValuedPolicy(step, float(value), float(error), scores.get(step))
         for step, value, error in zip(steps, values.mean, values.standard_error, strict=True)
     ]
-    finite = [row for row in rows if math.isfinite(row["value"])]
+    finite = [policy for policy in policies if math.isfinite(policy.value)]
     if not finite:
         raise InputError("no value is finite: the critics diverged; try a smaller discount=")
-    chosen = max(finite, key=lambda row: row["value"])
-    for row in rows:
-        score = "" if row["score"] is None else f"   rollouts {row['score']:.1f}"
-        mark = "   chosen" if row is chosen else ""
-        print(
-            f"step {row['step']:>9}: discounted return {row['value']:.1f} ± "
-            f"{row['standard_error']:.1f}{score}{mark}"
-        )
-    known = [row["score"] for row in rows if row["score"] is not None]
-    regret = max(known) - chosen["score"] if known and chosen["score"] is not None else None
+    chosen = max(finite, key=lambda policy: policy.value)
+    for policy in policies:
+        print(f"{policy}{'   chosen' if policy is chosen else ''}")
     print(f"the data's own episodes: {values.data:.1f}")
+    known = [policy.score for policy in policies if policy.score is not None]
+    regret = max(known) - chosen.score if chosen.score is not None else None
     if regret is not None:
         print(f"regret: {regret:.1f} below the best of the {len(known)} by rollouts in training")
     result = {
-        "chosen": chosen["step"],
+        "chosen": chosen.step,
         "regret": regret,
         "data": values.data,
-        "policies": rows,
-        **dataclasses.asdict(config),
+        "policies": [policy._asdict() for policy in policies],
+        "settings": dataclasses.asdict(config),
     }
     path = directory.path / "selection.json"
     write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
-    print(f"chosen: {directory.policy_path(chosen['step'])}")
+    print(f"chosen: {directory.policy_path(chosen.step)}")
 
 
-def score_of(evaluation: dict[str, float]) -> float | None:
+def score_of(evaluation: dict[str, Any]) -> float | None:
     """The normalised score of an evaluation in results.json, else the return."""
     names = ("eval/normalized_score", "eval/mean_return")
     return next((evaluation[name] for name in names if evaluation.get(name) is not None), None)

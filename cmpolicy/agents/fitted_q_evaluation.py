@@ -77,17 +77,19 @@ def fitted_q_evaluation(
     at_end = dataset.next_observations[ends]
     final_actions = actions_of([latest], at_end)[0]
 
-    critic = make_critic(dataset, 1, scale * returns.mean())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        critic = make_critic(dataset, 1, scale * returns.mean())
     warm_up = int(WARM_UP * updates)
 
     def returns_target(target: EnsembleCritic, index: Tensor) -> Tensor:
         at = end_of[index]
-        q = target(at_end[at], final_actions[at])
+        q: Tensor = target(at_end[at], final_actions[at])
         going_on = discount * (1 - batch.final_terminals[index])
         return scale * batch.returns[index] + going_on * q
 
     def one_step_target(target: EnsembleCritic, index: Tensor) -> Tensor:
-        q = target(batch.next_observations[index], chosen[:, index])
+        q: Tensor = target(batch.next_observations[index], chosen[:, index])
         return scale * batch.rewards[index] + discount * (1 - batch.terminals[index]) * q
 
     fit = (batch.observations, batch.actions, draws, progress)
@@ -120,7 +122,7 @@ def split_episodes(
 @torch.no_grad()
 def actions_of(policies: Sequence[ActOn], observations: Tensor) -> Tensor:
     """What K policies do at N observations, (K, N, action_dim)."""
-    parts = observations.split(ROWS_AT_ONCE)
+    parts = torch.split(observations, ROWS_AT_ONCE)
     return torch.stack([torch.cat([act(part) for part in parts]) for act in policies])
 
 
@@ -157,7 +159,7 @@ def descend(
             y = target_of(target, index)
         loss = (critic(observations[index], actions[index]) - y).square().mean(1).sum()
         adam.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         adam.step()
         falling.step()
         ema_update(target, critic, 1 - TAU)

@@ -221,8 +221,7 @@ def load_dataset(config: RLConfig) -> TransitionDataset:
     env = config.env
     if config.dataset.path is None and not (env.d4rl_id or env.minari_id):
         raise InputError(
-            "no task: give env=NAME, such as env=hopper-medium, "
-            "or dataset.path=FILE with env.id=ID"
+            "no task: give env=NAME, such as env=hopper-medium, or dataset.path=FILE with env.id=ID"
         )
     return resolve_dataset(
         env.name,
