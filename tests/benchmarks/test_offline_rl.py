@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cmpolicy.rl.tasks import TASKS
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 # Someone else's repository, of the interface that the adapter expects: an agent that samples
@@ -125,6 +127,23 @@ def test_rows_come_one_by_one_and_what_failed_is_missing(
     assert table.read_text() != before
 
 
+@pytest.mark.slow
+def test_d4rls_files_are_found_by_their_names(
+    places: tuple[Path, Path], write_hopper: Any, tmp_path: Path, load: Any, capfd: Any
+) -> None:
+    write_hopper(places[0] / "hopper_medium-v2.hdf5", 1)
+    tiny = "[steps=4,batch_size=8,eval.every=2,eval.episodes=1,eval.final_episodes=1]"
+    arguments = [
+        *("protocol=d4rl", "sets=[hopper-medium]", "seeds=[4]", "agents=[bc]", f"train={tiny}"),
+        *(f"out={tmp_path / 'out'}", f"runs={tmp_path / 'runs'}"),
+    ]
+    assert load("offline_rl").main(arguments) == 0, capfd.readouterr()
+    (row,) = load("offline_rl_rows").read_rows(tmp_path / "out" / "offline_rl_d4rl.csv")
+    assert row.dataset == "hopper-medium-v2 (d4rl)"
+    assert (row.seed, row.updates, row.transitions) == (4, 4, 117)
+    assert not row.comparable  # its checksum is not that of the published file
+
+
 # The plan -------------------------------------------------------------------------------------
 
 
@@ -141,6 +160,7 @@ def test_the_protocols_evaluate_every_25th_of_the_training(load: Any) -> None:
         *("eval.final_episodes=100", "precision=auto"),
     ]
     assert len(set(standard.sets)) == 6
+    assert len(set(protocols["d4rl"].sets) & TASKS.keys()) == 9
 
 
 def options(load: Any, *arguments: str) -> Any:
