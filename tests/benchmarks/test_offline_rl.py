@@ -144,6 +144,17 @@ def test_d4rls_files_are_found_by_their_names(
     assert not row.comparable  # its checksum is not that of the published file
 
 
+def test_instability_is_the_jump_beyond_the_noise_of_evaluations(load: Any) -> None:
+    instability = load("offline_rl_rows").instability_of
+    rng = np.random.default_rng(0)
+    still = [(50 + 3 * z, 3.0) for z in rng.normal(size=2_000)]
+    assert np.mean([instability(still[i : i + 10]) for i in range(0, 2_000, 10)]) < 2
+    jumping = [(50.0 + 6 * (i % 2), 0.0) for i in range(20)]
+    assert instability(jumping) == pytest.approx(6)
+    assert instability([(0.0, 0.0)] * 5 + [(50.0, 0.0)] * 10) == 0  # ten evaluations count
+    assert math.isnan(instability([(1.0, 0.0)]))
+
+
 # The plan -------------------------------------------------------------------------------------
 
 
@@ -328,7 +339,7 @@ def test_the_score_is_the_mean_of_the_last_five_evaluations(tmp_path: Path, load
                     "mean_normalized_score": 48.4},
         "last": {"step": 60, "normalized_score": 50.0, "score_standard_error": 3.0},
         "best": {"step": 10, "normalized_score": 80.0, "score_standard_error": 4.0},
-        "evaluations": [{"step": 10 * (i + 1), "eval/normalized_score": s}
+        "evaluations": [{"step": 10 * (i + 1), "eval/normalized_score": s, "eval/score_standard_error": 1.0}
                         for i, s in enumerate(scores)],
     }  # fmt: skip
     (tmp_path / "results.json").write_text(json.dumps(results))
