@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast check clean
+.PHONY: demo test test-fast test-oldest check clean
 
 demo: .venv/installed
 	$(BIN)/python -m cmpolicy.train env=hopper-medium dataset.source=sample steps=30000 eval.every=5000
@@ -12,6 +12,12 @@ test: .venv/installed-dev
 
 test-fast: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-oldest:
+	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --constraint constraints-oldest.txt \
+		--editable '.[export,images,robotics,toys,video]' 'pytest>=8.3' 'pytest-xdist>=3.6'
+	.venv-oldest/bin/python -m pytest -n 2 -m "not slow"
 
 check: .venv/installed-dev
 	$(BIN)/pre-commit run --all-files
@@ -27,4 +33,4 @@ check: .venv/installed-dev
 	touch .venv/installed $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
