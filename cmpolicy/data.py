@@ -107,7 +107,7 @@ class CollectConfig:
         policy: a file that `ConsistencyPolicy.save` wrote.
         env: id of the environment; of a run, instead of its own.
         episodes: how many.
-        mode_of: samples whose mode acts; without it the agent's own way, 1 for a policy.
+        mode_of: samples whose mode acts; without it the agent's or the policy's own way.
         seed: of the first episode, and of the policy's noise.
         device: auto, cpu, cuda or cuda:N.
     """
@@ -231,12 +231,12 @@ def actor(
     if config.policy is not None:
         assert config.env is not None  # as the configuration has checked
         policy = ConsistencyPolicy.load(config.policy, device)
-        mode_of = config.mode_of or 1
+        rule: dict[str, Any] = {"mode_of": config.mode_of} if config.mode_of else {}
 
         def act(observations: Any) -> Any:
-            return policy.act(observations, mode_of=mode_of, generator=generator)
+            return policy.act(observations, generator=generator, **rule)
 
-        name = Path(config.policy).name
+        name, mode_of = Path(config.policy).name, config.mode_of or getattr(policy, "mode_of", 1)
         return act, Environment(config.env), {"agent": "a policy", "file": name, "mode_of": mode_of}
     directory = RunDirectory.existing(config.run or "")
     record = read_record(directory)

@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -23,14 +23,12 @@ Results = str | Path | Mapping[str, Any]
 class Shared:
     """What a policy needs to be shared; mixed into one that has `save` and `load`."""
 
-    def save(self, path: str | Path) -> None:
-        """Write one file."""
-        raise NotImplementedError
+    if TYPE_CHECKING:  # of the class that this is mixed into
 
-    @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Any:
-        """Read what `save` wrote."""
-        raise NotImplementedError
+        def save(self, path: str | Path) -> None: ...
+
+        @classmethod
+        def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Any: ...
 
     @classmethod
     def from_pretrained(
