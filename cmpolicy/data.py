@@ -202,9 +202,14 @@ def about_data(dataset: TransitionDataset, task: EnvConfig) -> About:
             return dataclasses.replace(about, references=references, observation_sizes={})
         log.warning("%s has other observations than the data: it is not recorded", env.id)
     except InputError as error:
-        log.warning("the environment is not recorded: %s", error)
+        log.warning("the environment is not recorded: %s", with_own_keys(error))
     spaces = spaces_of_data(dataset)
     return About(spaces.action_low, spaces.action_high)
+
+
+def with_own_keys(error: Exception) -> str:
+    """What an error says of `env.id`, which is `env` here."""
+    return str(error).replace(", or env.id=none", "").replace("env.id=", "env=")
 
 
 def collect(config: CollectConfig) -> None:
@@ -212,8 +217,11 @@ def collect(config: CollectConfig) -> None:
     check_out(config.out)
     device = resolve_device(config.device)
     generator = torch.Generator(device=device).manual_seed(config.seed)
-    act, env, source = actor(config, device, generator)
-    dataset, about = record_episodes(act, env, config.episodes, config.seed)
+    try:
+        act, env, source = actor(config, device, generator)
+        dataset, about = record_episodes(act, env, config.episodes, config.seed)
+    except InputError as error:
+        raise InputError(with_own_keys(error)) from None
     returns = [round(x, 3) for x in (dataset.info.mean_return, dataset.info.std_return)]
     source |= {"env": env.id, "env_kwargs": env.kwargs, "seed": config.seed}
     source |= {"episodes": dataset.info.episodes, "mean_return": returns[0], "std": returns[1]}

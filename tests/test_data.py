@@ -189,6 +189,13 @@ def test_what_is_collected_is_what_the_environment_did(call, hopper, tmp_path):
 def test_a_run_collects_in_its_own_environment(call, tmp_path, compose, tiny):
     run = tmp_path / "run"
     train(compose(*tiny, "agent=bc", f"run_dir={run}"), [])
+    results = (run / "results.json").read_text()
+    (run / "results.json").write_text(results.replace('"Hopper-v4"', '"mine:Hopper-v4"'))
+    code, _, said = call("collect", f"run={run}", "out=mine/bc-v0")
+    assert code == 2
+    assert "whose module would be imported" in said
+    assert said.rstrip().endswith(" env=mine:Hopper-v4")
+    (run / "results.json").write_text(results)
     assert call("collect", f"run={run}", "episodes=2", "out=mine/bc-v0")[0] == 0
     metadata = minari.load_dataset("mine/bc-v0").storage.metadata
     assert metadata["algorithm_name"] == "bc of cmpolicy, 6 updates on hopper-medium"
