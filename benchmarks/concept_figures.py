@@ -29,7 +29,8 @@ import matplotlib.pyplot as plt
 OUT = Path(__file__).resolve().parents[1] / "docs" / "images"
 OPTIONS: dict[str, Any] = {"out": str(OUT), "quick": False}
 PATH, JUMP, DATA, BAD = "#9aa0a6", "#d1495b", "#2e6f95", "#c98b1d"
-SCALE = 2.2  # of the bandit's and the mixture's actions, so that they lie within ±1
+BETA = 1.5  # actions weigh exp(β A/RMS(A)), as in the agent `ac`, where it is 1
+SCALE = 3.3  # of the mixture's actions, so that they lie within ±1
 
 
 def denoiser(mixture: GaussianMixture, x: Tensor, sigma: float) -> Tensor:
@@ -81,22 +82,21 @@ def draw_paths(path: Path) -> None:
     finish(figure, path)
 
 
-def trained(actions: Tensor, observations: Tensor, updates: int, q: Any = None) -> Any:
-    """A policy that clones (n, 1) actions, with averaged weights; with q(actions) it climbs that.
+def trained(actions: Tensor, observations: Tensor, updates: int, weights: Any = 1.0) -> Any:
+    """A policy that clones (n, 1) actions, each weighing as `weights` say; its averaged weights.
 
     It has more noise levels than the agents' default, so that it is a close clone.
     """
     torch.manual_seed(0)
+    weights = torch.as_tensor(weights).expand(len(actions))
     policy = ConsistencyPolicy(1, 1, hidden=[128, 128], loss_options={"s1": 1280})
     policy.fit_normalizers(observations, actions)
     average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(0.998))
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates, eta_min=1e-5)
     for update in range(updates):
-        index = torch.randint(len(actions), (1024,))
-        loss = policy.loss(observations[index], actions[index], update / updates)
-        if q is not None:
-            loss = loss - q(policy(observations[index])).mean()
+        i = torch.randint(len(actions), (1024,))
+        loss = policy.loss(observations[i], actions[i], update / updates, weight=weights[i])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -110,7 +110,7 @@ def draw_modes(path: Path, updates: int) -> None:
     toy = find_toy("moving_two_gmm")
     assert isinstance(toy, MovingMixture)
     actions, situations = toy.sample(20_000, torch.Generator().manual_seed(0))
-    actions = (actions / SCALE / 1.5).clamp(-0.99, 0.99)
+    actions = (actions / SCALE).clamp(-0.99, 0.99)
     policy = trained(actions, situations, updates)
     some = slice(0, 1500)
     seen = situations[some].numpy()
@@ -135,14 +135,18 @@ def draw_modes(path: Path, updates: int) -> None:
 
 
 def draw_guidance(path: Path, updates: int) -> None:
-    """The bandit: the behaviour prefers the worse mode; a critic moves the policy."""
+    """The bandit: the behaviour prefers the worse mode; weights by advantage prefer the better."""
     toy = find_toy("bandit")
     assert isinstance(toy, Bandit)
     data = toy.transitions(20_000, torch.Generator().manual_seed(0))
+    advantage = data.rewards - data.rewards.mean()
+    weights = (BETA * advantage / advantage.square().mean().sqrt()).exp()
     lines = {"recorded": data.actions[:, 0].numpy()}
-    for name, strength in (("cloned", None), ("guided by a critic", 3.0)):
-        q = None if strength is None else lambda a, s=strength: s * toy.reward(a)
-        policy = trained(data.actions, data.observations, updates, q)
+    for name, each in (
+        ("cloned", 1.0),
+        ("cloned, weighted by advantage", weights / weights.mean()),
+    ):
+        policy = trained(data.actions, data.observations, updates, each)
         lines[name] = policy.act(np.zeros((4000, 1)))[:, 0]
     figure, axis = plt.subplots(figsize=(8, 2.6))
     grid = torch.linspace(-1, 1, 400)[:, None]
@@ -150,7 +154,7 @@ def draw_guidance(path: Path, updates: int) -> None:
     for (name, values), colour in zip(lines.items(), (DATA, PATH, JUMP), strict=True):
         filled = {"histtype": "stepfilled", "alpha": 0.35} if name == "recorded" else {}
         options = {"histtype": "step", "linewidth": 1.8, **filled}
-        axis.hist(values, 80, (-1, 1), density=True, color=colour, label=name, **options)
+        axis.hist(values, 60, range=(-1, 1), density=True, color=colour, label=name, **options)
     axis.set(xlabel="action", yticks=[], xlim=(-1, 1))
     axis.legend(frameon=False, ncols=4, loc="upper center")
     axis.margins(y=0.25)
@@ -168,12 +172,12 @@ def finish(figure: Any, path: Path) -> None:
 
 def main() -> None:
     options = read_options(sys.argv[1:], OPTIONS)
-    out, updates = Path(options["out"]), 5 if options["quick"] else 6000
+    out, few = Path(options["out"]), options["quick"]
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     draw_paths(out / "paths.png")
-    draw_modes(out / "modes.png", updates)
-    draw_guidance(out / "guidance.png", updates // 2)
+    draw_modes(out / "modes.png", 5 if few else 6000)
+    draw_guidance(out / "guidance.png", 5 if few else 4000)
 
 
 if __name__ == "__main__":
