@@ -17,7 +17,7 @@ check: .venv/installed-dev
 	$(BIN)/pre-commit run --all-files
 
 docs: .venv/installed-docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo build/site/index.html
 
 .venv/installed: pyproject.toml constraints.txt

@@ -29,36 +29,37 @@ def test_pictures_are_small() -> None:
         assert picture.stat().st_size < 150_000, picture
 
 
-@pytest.mark.slow
-def test_the_site_builds_strictly_and_has_nothing_from_elsewhere(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built with warnings as errors."""
     if importlib.util.find_spec("mkdocs") is None:
         pytest.skip("MkDocs is not installed: pip install -e '.[docs]'")
+    path = tmp_path_factory.mktemp("docs") / "site"
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
-    command += ["--site-dir", str(tmp_path / "site")]
+    command += ["--site-dir", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    pages = list((tmp_path / "site").rglob("*.html"))
-    assert len(pages) > len(list(DOCS.glob("*.md")))
-    for page in pages:
-        text = page.read_text()
-        for tag in re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", text):
-            fetched = re.search(r"(?:src|href)=[\"']?(?:https?:)?//", tag)
-            assert fetched is None or 'rel="canonical"' in tag, f"{page}: {tag}"
-    assert "write_dataset" in (tmp_path / "site" / "api.html").read_text()
+    return path
 
 
 @pytest.mark.slow
-def test_the_front_page_is_drawn_by_a_browser(tmp_path: Path) -> None:
+def test_the_site_has_every_page_and_nothing_from_elsewhere(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert {f"{page.stem}.html" for page in DOCS.glob("*.md")} <= {page.name for page in pages}
+    for page in pages:
+        for tag in re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", page.read_text()):
+            fetched = re.search(r"(?:src|href)=[\"']?(?:https?:)?//", tag)
+            assert fetched is None or 'rel="canonical"' in tag, f"{page}: {tag}"
+    assert "write_dataset" in (site / "api.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_front_page_is_drawn_by_a_browser(site: Path, tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None or importlib.util.find_spec("mkdocs") is None:
-        pytest.skip("needs Chromium and MkDocs")
-    build = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path / "s")]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    if browser is None:
+        pytest.skip("Chromium is not installed")
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    command += [
-        f"--user-data-dir={tmp_path / 'profile'}",
-        f"file://{tmp_path / 's' / 'index.html'}",
-    ]
+    command += [f"--user-data-dir={tmp_path}", f"file://{site / 'index.html'}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert '<nav class="md-nav md-nav--primary' in done.stdout
     assert "Five minutes" in done.stdout
