@@ -36,7 +36,8 @@ def python(code: str, blocked: tuple[str, ...], *arguments: str, cwd: Path) -> t
 
 
 def test_every_command_imports_without_optional_packages_and_plots(tmp_path: Path) -> None:
-    modules = [f"cmpolicy.{name}" for name in ("train", "evaluate", "sample", "edit", "export")]
+    names = ("train", "evaluate", "sample", "edit", "export", "data", "doctor")
+    modules = [f"cmpolicy.{name}" for name in names]
     code = f"import cmpolicy, {', '.join(modules)}"
     assert python(code, (*EXTRAS, "PIL", "matplotlib"), cwd=tmp_path) == (0, "")
 

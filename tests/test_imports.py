@@ -13,7 +13,7 @@ import cmpolicy
 
 PACKAGE = Path(cmpolicy.__file__).parent
 FILES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))
-COMMANDS = {"train", "evaluate", "select", "sample", "edit", "export"}
+COMMANDS = {"train", "evaluate", "select", "sample", "edit", "export", "data", "doctor"}
 
 # From the bottom up: a package or a file at the top imports, of our own code, at most what stands
 # beside it. Commands may import everything below them.

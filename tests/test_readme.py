@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from cmpolicy import data
+from cmpolicy.cli.verbs import parse
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -69,6 +72,12 @@ def test_commands_compose(
 ) -> None:
     """Every key, group and choice exists; of a sweep the first choice is composed."""
     module, *arguments = shlex.split(command.partition("-m ")[2])
+    if module == "cmpolicy.data":
+        assert data.VERBS[arguments[0]] is parse(module, data.VERBS, arguments)[0]
+        return
+    if module == "cmpolicy.doctor":  # runs in its own test
+        assert not arguments
+        return
     if "-m" in arguments:
         arguments.remove("-m")
         arguments = [re.sub(r"^([\w.]+=[^,\[]*),.*", r"\1", argument) for argument in arguments]

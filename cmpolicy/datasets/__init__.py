@@ -11,10 +11,12 @@ from cmpolicy.datasets.transitions import (
     TransitionBatch,
     TransitionDataset,
 )
+from cmpolicy.datasets.writing import About, write_dataset
 
 __all__ = [
     "REWARDS",
     "SOURCES",
+    "About",
     "DatasetInfo",
     "TransitionBatch",
     "TransitionDataset",
@@ -26,4 +28,5 @@ __all__ = [
     "reference_scores",
     "resolve_dataset",
     "transform_rewards",
+    "write_dataset",
 ]

@@ -18,7 +18,7 @@ from cmpolicy.datasets.dict_observations import flatten
 from cmpolicy.datasets.minari_metadata import MinariMetadata, read_metadata
 from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.download import unreachable
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, one_line
 
 
 @dataclass
@@ -75,18 +75,35 @@ def download_minari(dataset_id: str) -> Path:
     Raises:
         InputError: nobody answers within five seconds, or the remote does not give it.
     """
-    reason = unreachable(_remote_url())
-    if reason:
-        raise InputError(
-            f"{_remote_url()} cannot be reached ({reason}); check the network, or MINARI_REMOTE"
-        )
-    minari = _minari()
+    minari = _reachable_minari()
     try:
         minari.download_dataset(dataset_id)
     except Exception as error:  # each remote raises its own
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"Minari's {dataset_id} does not download ({reason})") from None
     return minari_directory() / dataset_id
+
+
+def list_remote() -> dict[str, dict[str, Any]]:
+    """Give the metadata of all datasets on `$MINARI_REMOTE` by their ids.
+
+    Raises:
+        InputError: nobody answers within five seconds, or the remote does not list them.
+    """
+    minari = _reachable_minari()
+    try:
+        return dict(minari.list_remote_datasets())
+    except Exception as error:  # each remote raises its own
+        raise InputError(f"Minari's server lists no datasets ({one_line(error)})") from None
+
+
+def _reachable_minari() -> Any:
+    reason = unreachable(_remote_url())
+    if reason:
+        raise InputError(
+            f"{_remote_url()} cannot be reached ({reason}); check the network, or MINARI_REMOTE"
+        )
+    return _minari()
 
 
 def _remote_url() -> str:

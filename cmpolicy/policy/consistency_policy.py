@@ -21,6 +21,7 @@ from cmpolicy.networks.mlp import ConditionalMLP
 from cmpolicy.policy.action_bounds import LATENT_STD, ActionBound
 from cmpolicy.policy.config import PolicyConfig, check_count
 from cmpolicy.policy.few_step_sampler import FewStepSampler
+from cmpolicy.policy.hub import Shared
 from cmpolicy.policy.policy_file import read_policy, write_policy
 
 MODE_BANDWIDTH = 0.4  # in units of `ActionBound.spread`
@@ -30,7 +31,7 @@ ROUNDING = 1e-6  # a smaller standard deviation, relative to an entry's size, is
 COLUMNS = 16  # converted to float64 at a time
 
 
-class ConsistencyPolicy(nn.Module):
+class ConsistencyPolicy(Shared, nn.Module):
     """π(a|s): a state-conditioned consistency model whose actions never leave their bounds.
 
     `policy(obs)` samples differentiably, `policy.loss(obs, action)` is the consistency loss,
@@ -289,10 +290,7 @@ class ConsistencyPolicy(nn.Module):
         return actions[0] if array.ndim < 2 else actions
 
     def save(self, path: str | Path) -> None:
-        """Write weights, normalisers and configuration into one safetensors file, with a checksum.
-
-        Folders of `path` that do not exist are made.
-        """
+        """Write weights, normalisers and configuration into one file; missing folders are made."""
         arguments = {
             "obs_dim": self.obs_dim,
             "action_dim": self.action_dim,

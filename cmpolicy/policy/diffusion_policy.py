@@ -44,10 +44,8 @@ class DiffusionPolicy(ConsistencyPolicy):
     Network, latent space, normalisers and files are ConsistencyPolicy's. `policy.loss(obs,
     action)` is EDM's denoising loss (Karras et al. 2022), `policy(obs)` follows the
     probability-flow ODE by Euler's method, as many network calls as there are levels; with five
-    calls that came nearer to the data than DDPM's ancestral sampling or Heun's method.
-
-    Args:
-        As for ConsistencyPolicy; `config` is a DiffusionPolicyConfig.
+    calls that came nearer to the data than DDPM's ancestral sampling or Heun's method. Arguments
+    are those of ConsistencyPolicy; `config` is a DiffusionPolicyConfig.
     """
 
     Config: ClassVar[type[PolicyConfig]] = DiffusionPolicyConfig
