@@ -80,10 +80,20 @@ def modes(
     """Largest difference of a weight between accelerated and eager updates, and largest move."""
     found = []
     for name in ("off", mode):
-        stack, batches, start = stacked(data, device, quick, list(range(seeds)))
-        advance(stack, batches, name)
-        found.append(stack)
-    return difference(*(weights(stack) for stack in found)), difference(weights(found[0]), start)
+        learner, batches = learner_of(data, device, quick, seeds)
+        start = [weight.clone() for weight in weights(learner)]
+        torch.manual_seed(5)  # a plain agent draws from the global generator
+        advance(learner, batches, name)
+        found.append(weights(learner))
+    return difference(*found), difference(found[0], start)
+
+
+def learner_of(data: TransitionDataset, device: torch.device, quick: bool, seeds: int) -> Any:
+    """What is trained and what gives it batches: a plain agent for one seed, or a stack."""
+    if seeds > 1:
+        return stacked(data, device, quick, list(range(seeds)))[:2]
+    agent = agent_of(data, device, quick, 0)
+    return agent, agent.prepare(data)
 
 
 def stacked_and_single(
@@ -118,9 +128,9 @@ def agent_of(data: TransitionDataset, device: torch.device, quick: bool, seed: i
     return build_agent(our_config("ac", quick), spaces).to(device)
 
 
-def advance(stack: StackedAgents, batches: StackedBatches, mode: str) -> None:
+def advance(learner: Any, batches: Any, mode: str) -> None:
     """UPDATES updates in float32."""
-    step, done = accelerated(stack, batches, BATCH, mode, "fp32"), 0
+    step, done = accelerated(learner, batches, BATCH, mode, "fp32"), 0
     while done < UPDATES:
         done += step(UPDATES - done)[0]
 

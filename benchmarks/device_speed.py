@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from csv_rows import append_row, read_rows
-from device_checks import agent_of, stacked, where
+from device_checks import learner_of, where
 from peers.environment import d3rlpy_python
 from peers.turns import child
 from speed import Turn, Work, hopper_like, products_of, repeated, timed
@@ -97,14 +97,6 @@ def cases(
     return found
 
 
-def trained(data: TransitionDataset, device: torch.device, quick: bool, seeds: int) -> Any:
-    """What is trained and what gives it batches: a plain agent for one seed, or a stack."""
-    if seeds > 1:
-        return stacked(data, device, quick, list(range(seeds)))[:2]
-    agent = agent_of(data, device, quick, 0)
-    return agent, agent.prepare(data)
-
-
 def updates(
     data: TransitionDataset,
     device: torch.device,
@@ -114,7 +106,7 @@ def updates(
     precision: str,
 ) -> tuple[Work, dict[str, Any]]:
     """Updates of `ac`, and what a profile of them says."""
-    learner, dataset = trained(data, device, quick, seeds)
+    learner, dataset = learner_of(data, device, quick, seeds)
     work = repeated(accelerated(learner, dataset, BATCH, mode, precision))
     work(15 if device.type == "cuda" else 1)  # captured from now on
     return work, profiled(work, device)
@@ -124,7 +116,7 @@ def products(
     data: TransitionDataset, device: torch.device, quick: bool, seeds: int
 ) -> tuple[Work, dict[str, Any]]:
     """The matrix products of an update in bfloat16, as one graph on a GPU."""
-    learner, dataset = trained(data, device, quick, seeds)
+    learner, dataset = learner_of(data, device, quick, seeds)
     plain = Updates(learner, dataset, BATCH, bfloat16=True)
     plain(1)  # the optimisers' states are there from now on
     work, flops = products_of(plain)

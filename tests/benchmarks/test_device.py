@@ -57,7 +57,14 @@ def test_checks_hold_and_are_not_repeated(
     device: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs, options: graph)
-    arguments = ["parts=[checks]", "quick=true", "device=cpu", f"out={tmp_path}"]
+    monkeypatch.setattr(sys.modules["device_checks"], "SECONDS", 1e6)
+    arguments = [
+        "parts=[checks]",
+        "quick=true",
+        "seconds=10000000",
+        "device=cpu",
+        f"out={tmp_path}",
+    ]
     assert device.main(arguments) == 0
     table = tmp_path / "device_checks.csv"
     found = {r["check"]: r for r in rows(table)}
@@ -90,7 +97,12 @@ def test_a_difference_does_not_hold(load: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_speed_of_updates_and_of_their_products(device: ModuleType, tmp_path: Path) -> None:
-    assert device.main(["parts=[speed]", "quick=true", "device=cpu", f"out={tmp_path}"]) == 0
+    assert (
+        device.main(
+            ["parts=[speed]", "quick=true", "seconds=1000000", "device=cpu", f"out={tmp_path}"]
+        )
+        == 0
+    )
     found = {r["case"].split(", fp32")[0].split(", bf16, off")[0]: r
              for r in rows(tmp_path / "device_speed.csv")}  # fmt: skip
     five = "ac, 5 stacked seeds"
