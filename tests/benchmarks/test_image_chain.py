@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import subprocess
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 
 @pytest.fixture(autouse=True)
@@ -21,16 +23,38 @@ def _threads() -> Any:
     torch.set_float32_matmul_precision(precision)
 
 
+class Pooled(nn.Module):
+    """As many features as Inception, by averaging its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.adaptive_avg_pool2d(x, (32, 64)).mean(1).flatten(1)
+
+
+@pytest.fixture
+def cifar(tmp_path: Path) -> Path:
+    """Sixty random images in CIFAR-10's binary files, and a script in place of Inception."""
+    rng = np.random.default_rng(0)
+    for i in range(1, 6):
+        rows = rng.integers(256, size=(12, 1 + 3072), dtype=np.uint8)
+        rows[:, 0] %= 10
+        (tmp_path / f"data_batch_{i}.bin").write_bytes(rows.tobytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(Pooled()).save(str(tmp_path / "pooled.pt"))
+    return tmp_path
+
+
 @pytest.mark.slow
 def test_teacher_student_and_dmd2_have_rows_samples_and_checkpoints(
-    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    load: Any, cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """CIFAR-10's chain from end to end."""
     monkeypatch.setenv("CMPOLICY_CACHE", str(tmp_path / "cache"))
     chain = load("image_chain")
     arguments = [
-        *("data=digits", "unit=0.2", "stages=[edm,cd,dmd2]", "samples=40", "judges=[classifier]"),
-        *("train=[network.channels=8,batch_size=16]", "threads=1", f"out={tmp_path}"),
-        "device=cpu",
+        *("data=cifar10_small", f"root={cifar}", f"inception={cifar / 'pooled.pt'}", "unit=0.2"),
+        *("stages=[edm,cd,dmd2]", "samples=40", "judges=[inception]", "threads=1", "device=cpu"),
+        *("train=[network.channels=8,batch_size=16]", f"out={tmp_path}"),
     ]
     chain.main([*arguments, "stop_after=0"])  # nothing begins
     assert not (tmp_path / "image_chain.csv").exists()
@@ -39,17 +63,17 @@ def test_teacher_student_and_dmd2_have_rows_samples_and_checkpoints(
         rows = {row["stage"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["edm", "cd", "dmd2"]
     assert [float(r["total_seconds"]) for r in rows.values()] == pytest.approx([0.2, 0.4, 0.6])
-    assert float(rows["edm"]["teacher frechet classifier"]) > 0
+    assert float(rows["edm"]["teacher frechet inception"]) > 0
     for name in ("cd", "dmd2"):
         for sampler in ("1 step", "2 steps"):
-            assert float(rows[name][f"{sampler} frechet classifier"]) > 0
-    runs = tmp_path / "runs" / "chain-digits-0.2s-seed0"
+            assert float(rows[name][f"{sampler} frechet inception"]) > 0
+    runs = tmp_path / "runs" / "chain-cifar10_small-0.2s-seed0"
     images = np.load(runs / "dmd2" / "samples-1-step-40.npz")
-    assert images["arr_0"].shape == (40, 8, 8, 1)
+    assert images["arr_0"].shape == (40, 32, 32, 3)
     assert images["arr_1"].shape == (40,)
-    table = (tmp_path / "image_chain_digits.md").read_text()
+    table = (tmp_path / "image_chain_cifar10_small.md").read_text()
     assert "| dmd2 | cd | 0.6 |" in table
-    assert Image.open(tmp_path / "image_chain_digits.png").size[0] > 900
+    assert Image.open(tmp_path / "image_chain_cifar10_small.png").size[0] > 900
 
     before = (tmp_path / "image_chain.csv").read_text()
     monkeypatch.setattr(subprocess, "Popen", None)  # would fail if anything were trained
