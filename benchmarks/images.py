@@ -8,6 +8,10 @@ A teacher has `teacher_share` of the time; a distillation has the rest, so that 
 take as long as a method that starts from nothing. Time is that of updates alone, evaluations and
 checkpoints apart; how many updates it holds is found by a short run beforehand. Rows are kept in
 results/images.csv as they come, and a row that is there is not trained again.
+
+Two judge: `extractor`, and beside it always EfficientNet-Lite0, of which no loss knows (weights of
+the `images` extra, or efficientnet=FILE). `dmd2` starts from the teacher here; image_chain.py lets
+it go on with a student.
 """
 
 from __future__ import annotations
@@ -22,16 +26,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from command_line import given_options
 from csv_rows import append_row, read_rows
+from image_judges import INDEPENDENT, Judge, open_judges
 
 from cmpolicy.cli.command import CONFIG_PATH
 from cmpolicy.consistency.losses import DISTILLATIONS
 from cmpolicy.images.dataset import ImageDataset, open_images
-from cmpolicy.images.evaluation import Truth
-from cmpolicy.images.extractors import Extractor, open_extractor
+from cmpolicy.images.extractors import Extractor
 from cmpolicy.images.figures import draw_sheet
 from cmpolicy.images.metrics import ImageScores
 from cmpolicy.images.model import ImageModel, Sampler, load_image_model
@@ -53,7 +56,8 @@ def main(arguments: list[str]) -> None:
     options: dict[str, Any] = {
         "data": "mnist", "root": None, "methods": methods_there_are(), "seconds": 600.0,
         "teacher_share": 0.5, "samples": 5000, "extractor": "classifier", "path": None, "seed": 0,
-        "threads": None, "train": [], "quick": False, "out": str(HERE / "results"),
+        "threads": None, "train": [], "quick": False, "efficientnet": None,
+        "out": str(HERE / "results"),
     }  # fmt: skip
     given = given_options(arguments, options)
     options |= (QUICK if given.get("quick") else {}) | given
@@ -91,18 +95,16 @@ class Benchmark:
             torch.set_num_threads(o["threads"])
         device = "cuda" if torch.cuda.is_available() else "cpu"
         images = open_images(o["data"], o["root"], device=device)
-        extractor = open_extractor(o["extractor"], images, path=o["path"], device=device)
-        self.truth = Truth(extractor, self.features_of(images, extractor), images)
-        self.images, self.extractor = images, extractor
+        weights = {o["extractor"]: o["path"], INDEPENDENT: o["efficientnet"]}
+        names = [o["extractor"], INDEPENDENT]
+        self.judges = open_judges(names, images, self.out / "runs", weights, device)
+        self.images, self.truth = images, self.judges[0].truth
+        self.extractor = self.truth.extractor
 
-    def features_of(self, images: ImageDataset, extractor: Extractor) -> Any:
-        """Of all training images; kept on disk, because Inception takes long on a CPU."""
-        name = f"{self.options['data']}-{extractor.name}-{extractor.weights}.npy"
-        path = self.out / "runs" / name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, extractor(images.images, progress=True))
-        return np.load(path)
+    @property
+    def others(self) -> list[Judge]:
+        """Who judges beside the first one."""
+        return self.judges[1:]
 
     def add_row(self, method: str) -> None:
         """Train and measure one method, unless its row is there."""
@@ -191,14 +193,18 @@ class Benchmark:
             samples = torch.cat(list(model.sample_batches(sampler, range(n), labels, 250)))
             found[f"{name} samples/s"] = round(n / (time.perf_counter() - begin), 1)
             found |= figures(name, self.truth.score(samples))
+            for judge in self.others:
+                found |= judge.measure(name, samples)
         return found
 
     def floor(self) -> dict[str, Any]:
         """The same figures of test images, as many as there are samples at most."""
-        rows = self.truth.floor(self.options["root"], None, self.options["samples"])
-        found: dict[str, Any] = {}
-        for name, scores in rows.items():
+        where, found = (self.options["root"], None, self.options["samples"]), dict[str, Any]()
+        for name, scores in self.truth.floor(*where).items():
             found |= {**figures(name, scores), f"{name} count": scores.samples}
+        for judge in self.others:
+            for name, scores in judge.truth.floor(*where).items():
+                found[f"{name} frechet {judge.name}"] = round(scores.frechet, 5)
         return found
 
     def read_rows(self) -> list[dict[str, str]]:
@@ -258,14 +264,16 @@ def markdown(rows: list[dict[str, str]], extractor: Extractor, options: dict[str
         f"Written by `benchmarks/images.py` on {now}; {first['machine']}, torch {first['torch']}, "
         f"seed {options['seed']}. {extractor.distance} of {count} samples against all "
         f"{int(first['references']):,} training images (weights {extractor.weights}); precision "
-        "and recall are of one step, or the teacher's. A distillation's seconds hold its "
+        "and recall are of one step, or the teacher's. EfficientNet's distance is to 10,000 of "
+        "them, and – where its weights were not there. A distillation's seconds hold its "
         f"teacher's, {options['teacher_share']:.0%} of the whole; updates are teacher + student.",
         "",
-        "| method | 1 step | 2 steps | 5 steps | Heun 18 | KID | precision | recall | samples/s "
-        "| updates | s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| method | 1 step | 2 steps | 5 steps | Heun 18 | EfficientNet, 1 step | 2 steps "
+        "| Heun 18 | KID | precision | recall | samples/s | updates | s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
         f"| test images ({int(first['test images count']):,}), the floor "
         f"| {number(first, 'test images frechet')} | | | "
+        f"| {number(first, f'test images frechet {INDEPENDENT}', 1)} | | "
         f"| {number(first, 'test images kid', 4)} | {number(first, 'test images precision')} "
         f"| {number(first, 'test images recall')} | | | |",
     ]
@@ -274,6 +282,7 @@ def markdown(rows: list[dict[str, str]], extractor: Extractor, options: dict[str
         columns = ("1 step", "2 steps", "5 steps", "teacher, Heun 18")
         cells = [
             *(number(row, f"{name} frechet") for name in columns),
+            *(number(row, f"{columns[i]} frechet {INDEPENDENT}", 1) for i in (0, 1, 3)),
             *(number(row, f"{main} kid", 4), number(row, f"{main} precision")),
             *(number(row, f"{main} recall"), number(row, f"{main} samples/s", 0)),
             *(row["updates"], number(row, "train_seconds", 0)),

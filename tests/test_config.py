@@ -62,23 +62,32 @@ def test_every_task_composes_with_every_agent(env: str) -> None:
         assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config), again)) == config
 
 
-SHAPES = {"cifar10": (3, 32, 32), "digits": (1, 8, 8), "folder": (3, 32, 32), "npz": (3, 32, 32)}
+SHAPES = {"digits": (1, 8, 8)} | dict.fromkeys(
+    ("cifar10", "cifar10_small", "folder", "npz"), (3, 32, 32)
+)
+COPIES = 9  # of a network in a checkpoint of DMD2: student, teacher, their averages, fake, Adam's
 
 
 @pytest.mark.parametrize("data", NAMES["data"])
 def test_every_image_set_composes_with_every_loss(data: str) -> None:
     """And its network fits its images."""
-    assert set(NAMES["image_loss"]) == {"ct", "ict", "ect", "sct", "cd", "scd", "edm"}
+    assert set(NAMES["image_loss"]) == {"ct", "ict", "ect", "sct", "cd", "scd", "dmd2", "edm"}
     root = ["data.root=there"] if data in ("folder", "npz") else []
     for name in NAMES["image_loss"]:
         config = compose(f"data={data}", f"image_loss={name}", *root, config="image")
         assert isinstance(config, ImageConfig)
-        assert (config.data.name, config.loss.name) == (data, name)
+        assert (config.data.name, config.loss.name) == (data.removesuffix("_small"), name)
         assert not config.loss.stable_target
         again = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
         assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config), again)) == config
     small = dataclasses.replace(config.network, channels=8)
     UNet(SHAPES.get(data, (1, 28, 28)), 10, small)
+
+
+def test_the_small_cifar10_has_checkpoints_of_at_most_15_megabytes() -> None:
+    network = compose("data=cifar10_small", config="image").network
+    weights = sum(p.numel() for p in UNet(SHAPES["cifar10"], 10, network).parameters())
+    assert 10e6 < COPIES * weights * 4 < 15e6
 
 
 def test_the_default_agent() -> None:

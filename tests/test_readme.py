@@ -31,7 +31,21 @@ def blocks(page: Path, language: str) -> list[str]:
 def commands() -> list[str]:
     """Every `python -m cmpolicy.…` that a page prints, without its comment."""
     lines = [line for page in PAGES for block in blocks(page, "bash") for line in block.split("\n")]
+    lines += [command for _, command, _ in seed_rows()]
     return sorted({line.split(" #")[0].strip() for line in lines if "-m cmpolicy." in line})
+
+
+def seed_rows() -> list[list[str]]:
+    """What the starting documents do, the command, the test: rows of docs/seeds.md."""
+    lines = (ROOT / "docs" / "seeds.md").read_text().splitlines()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"
+    ]
+    return [
+        [what, command.strip("`"), test.strip("`")]
+        for what, command, test in rows
+        if what != "what" and set(what) != {"-"}
+    ]
 
 
 def anchors(page: Path) -> set[str]:
@@ -87,6 +101,21 @@ def test_commands_compose(
     except SystemExit as left:
         pytest.fail(f"{command}: exit code {left.code}, {capsys.readouterr().err}")
     assert capsys.readouterr().out
+
+
+def test_what_the_starting_documents_do_has_a_command_and_a_test() -> None:
+    rows = seed_rows()
+    assert len(rows) >= 45
+    for what, command, test in rows:
+        assert what
+        assert command
+        file, _, name = test.partition("::")
+        assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), test
+        script = re.match(r"python (benchmarks/\w+\.py)", command)
+        assert (
+            command.startswith(("python -m cmpolicy.", "pip install -e "))
+            or (script and (ROOT / script[1]).is_file())
+        ), command  # fmt: skip
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

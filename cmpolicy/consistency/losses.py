@@ -12,6 +12,7 @@ from cmpolicy.consistency.discrete import (
     EasyConsistencyTuning,
     ImprovedConsistencyTraining,
 )
+from cmpolicy.consistency.distribution_matching import DistributionMatching
 from cmpolicy.consistency.loss import Loss
 
 __all__ = ["DIFFUSIONS", "DISTILLATIONS", "LOSSES", "Loss"]
@@ -30,6 +31,7 @@ DISTILLATIONS: dict[str, Callable[..., Loss]] = {
     "cd": ConsistencyDistillation,
     "cd_continuous": ContinuousConsistency,
     "scd": SimplifiedConsistency,
+    "dmd2": DistributionMatching,
 }
 
 # What trains the teacher itself.

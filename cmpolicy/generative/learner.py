@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from cmpolicy.consistency.diffusion import batch_denoiser
+from cmpolicy.consistency.distribution_matching import DistributionMatching
 from cmpolicy.consistency.loss_metrics import Metric
 from cmpolicy.consistency.parameterization import PARAMETERIZATIONS, LevelFunction
-from cmpolicy.consistency.randomness import Draws, draw
+from cmpolicy.consistency.randomness import Draws, draw, normal
 from cmpolicy.errors import InputError, one_line
 from cmpolicy.generative.loss_config import LossConfig
 from cmpolicy.generative.models import (
     ConsistencyStudent,
     EDMTeacher,
+    FakeScore,
     LevelModel,
     teacher_parameterization,
 )
@@ -58,6 +60,7 @@ class GenerativeLearner(nn.Module):
     Attributes:
         teacher: None for a loss without a teacher.
         student: None for a loss that trains only a teacher.
+        fake: the score of the student's samples, for DMD2.
     """
 
     mean: Tensor
@@ -86,14 +89,17 @@ class GenerativeLearner(nn.Module):
         self.teacher_steps, self.student_steps = _phase_lengths(config, total_steps, teacher)
         self.teacher = teacher
         self.student: ConsistencyStudent | None = None
+        self.fake: FakeScore | None = None
         if self.teacher_steps:
             denoising = loss if config.only_teacher else None
             copied = copy.deepcopy(network)
             self.teacher = EDMTeacher(copied, teacher_parameterization(p), *decays, denoising)
         if self.student_steps:
             self.student = ConsistencyStudent(network, p, *decays, loss)
+            if isinstance(loss, DistributionMatching):
+                self.fake = FakeScore(network, teacher_parameterization(p))
             if teacher is not None:
-                self.student.start_from(teacher)
+                self._start_from(teacher)
         self.register_buffer("mean", mean.clone())
         self.register_buffer("scale", torch.tensor(SIGMA_DATA / std))
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -101,6 +107,8 @@ class GenerativeLearner(nn.Module):
             self.optimizers["teacher"] = config.make_optimizer(self.teacher.parameters())
         if self.student is not None:
             self.optimizers["student"] = config.make_optimizer(self.student.parameters())
+        if self.fake is not None:
+            self.optimizers["fake"] = config.make_optimizer(self.fake.parameters())
         self.has_dropout = any(isinstance(m, SharedDropout) and m.p > 0 for m in self.modules())
         self.step = 0
 
@@ -116,13 +124,19 @@ class GenerativeLearner(nn.Module):
         """Update the teacher during its steps, the student afterwards."""
         if self.teacher is not None and self.step < self.teacher_steps:
             loss = self._update_teacher(self.teacher, batch)
-            if self.step + 1 == self.teacher_steps and self.student is not None:
-                self.student.start_from(self.teacher)
+            if self.step + 1 == self.teacher_steps:
+                self._start_from(self.teacher)
         else:
             assert self.student is not None, "all steps are done"
-            loss = self._update_student(self.student, batch)
+            update = self._update_student if self.fake is None else self._match_distribution
+            loss = update(self.student, batch)
         self.step += 1
         return {"train/loss": loss}
+
+    def _start_from(self, teacher: EDMTeacher) -> None:
+        for model in (self.student, self.fake):
+            if model is not None:
+                model.start_from(teacher)
 
     def limits(self) -> dict[str, tuple[float, str]]:
         """Return no limits: any finite loss is allowed."""
@@ -132,7 +146,7 @@ class GenerativeLearner(nn.Module):
         def loss_of(x0: Tensor, condition: Tensor | None, draws: Draws) -> Tensor:
             return teacher.loss(x0, condition, self._stable_target(batch, x0, condition), draws)
 
-        loss = self._add_gradients(teacher, loss_of, batch)
+        loss = self._add_gradients(teacher, loss_of, self.encode(batch.x), batch.condition)
         self._optimize("teacher", teacher, loss, self.step, self.teacher_steps)
         return loss
 
@@ -146,9 +160,40 @@ class GenerativeLearner(nn.Module):
                 teacher = self.teacher.bind(condition)
             return student.loss(x0, condition, progress, teacher, draws)
 
-        loss = self._add_gradients(student, loss_of, batch)
+        loss = self._add_gradients(student, loss_of, self.encode(batch.x), batch.condition)
         self._optimize("student", student, loss, k, self.student_steps)
         student.update_target(progress)
+        return loss
+
+    def _match_distribution(self, student: ConsistencyStudent, batch: GenerativeBatch) -> Tensor:
+        """Update D_fake and, once in `fake_updates` times, the student. Of the data only labels
+        are used. Returns the loss of the student, or of D_fake where only that was updated.
+        """
+        matching, fake, teacher = student.consistency_loss, self.fake, self.teacher
+        assert isinstance(matching, DistributionMatching)
+        assert fake is not None
+        assert teacher is not None
+        k = self.step - self.teacher_steps
+
+        def fake_loss(z: Tensor, condition: Tensor | None, draws: Draws) -> Tensor:
+            f, p = student.bind(condition, student.network), student.parameterization
+            return matching.fake_loss(f, fake.bind(condition), z, p, draws)
+
+        def loss_of(z: Tensor, condition: Tensor | None, draws: Draws) -> Tensor:
+            f, p = student.bind(condition, student.network), student.parameterization
+            score, progress = fake.bind(condition), z.new_tensor(k / self.student_steps)
+            return matching(f, score, z, p, progress, draws, teacher=teacher.bind(condition))
+
+        def noise() -> Tensor:
+            return normal(batch.x.shape, batch.x)
+
+        loss = self._add_gradients(fake, fake_loss, noise(), batch.condition)
+        self._optimize("fake", fake, loss, k, self.student_steps)
+        turn, last = divmod(k, matching.fake_updates)
+        if last == matching.fake_updates - 1:
+            turns = max(1, self.student_steps // matching.fake_updates)
+            loss = self._add_gradients(student, loss_of, noise(), batch.condition)
+            self._optimize("student", student, loss, turn, turns)
         return loss
 
     def _stable_target(
@@ -162,10 +207,13 @@ class GenerativeLearner(nn.Module):
         return batch_denoiser(x0, condition, references)
 
     def _add_gradients(
-        self, model: LevelModel, loss_of: LossFunction, batch: GenerativeBatch
+        self,
+        model: LevelModel | FakeScore,
+        loss_of: LossFunction,
+        x0: Tensor,
+        condition: Tensor | None,
     ) -> Tensor:
         """Set the gradients of the mean loss over this process's share; return that mean, ()."""
-        x0, condition = self.encode(batch.x), batch.condition
         draws, masks = draw(x0), self.draw_masks(x0)
         parts = self.ranks.parts(len(x0), self.accumulate)
         model.zero_grad()
@@ -187,7 +235,9 @@ class GenerativeLearner(nn.Module):
             return None
         return int(torch.randint(2**62, ())), torch.rand(len(x0), device=x0.device)
 
-    def _optimize(self, name: str, model: LevelModel, loss: Tensor, k: int, steps: int) -> None:
+    def _optimize(
+        self, name: str, model: LevelModel | FakeScore, loss: Tensor, k: int, steps: int
+    ) -> None:
         """Average gradients and loss over the processes, take optimiser step k, update the EMAs."""
         optimizer = self.optimizers[name]
         for group in optimizer.param_groups:

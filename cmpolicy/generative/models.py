@@ -204,6 +204,34 @@ class ConsistencyStudent(LevelModel):
         return multistep(f, noise, levels, self.parameterization.boundary, generator)
 
 
+class FakeScore(nn.Module):
+    """D_fake of DMD2, a denoiser of the student's samples, which starts as the teacher.
+
+    It has no average, because it has to keep up with the student, and no dropout.
+    """
+
+    def __init__(self, network: nn.Module, parameterization: Parameterization) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).eval()
+        self.parameterization = parameterization
+
+    @property
+    def trained_networks(self) -> list[nn.Module]:
+        """The network."""
+        return [self.network]
+
+    def start_from(self, teacher: LevelModel) -> None:
+        """Copy a teacher's EMA weights."""
+        self.network.load_state_dict(teacher.average_network.state_dict())
+
+    def bind(self, condition: Tensor | None) -> LevelFunction:
+        """Bind the condition (B, …): (x_σ (B, …), σ (B,)) → x₀."""
+        return lambda x, sigma: self.parameterization(self.network, x, sigma, condition)
+
+    def update_average(self, step: int) -> None:
+        """Do nothing."""
+
+
 def teacher_parameterization(student: Parameterization) -> Parameterization:
     """Return a denoiser's parameterization whose network weights also fit the student."""
     if student.boundary == 0:

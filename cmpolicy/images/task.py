@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cmpolicy.errors import InputError
+from cmpolicy.generative.learner import GenerativeLearner
 from cmpolicy.generative.models import EDMTeacher
 from cmpolicy.images.classifier import PerceptualDistance, trained_classifier
 from cmpolicy.images.config import ImageConfig
@@ -92,9 +93,12 @@ class ImageTask:
         )
         self.dataset = TrainingImages(self.images, config.conditional, config.label_dropout)
         info = ImageInfo.of(self.images)
-        teacher = _load_teacher(config, info, device) if config.teacher is not None else None
+        distilled = _load_run_of_teacher(config, info, device) if config.teacher else None
+        teacher = None if distilled is None else _copied_teacher(config, info, device, distilled)
         perceptual = _perceptual_distance(self.images) if config.loss.perceptual else None
         self.learner = build_learner(config, info, device, teacher, ranks, perceptual)
+        if self.learner.fake is not None and distilled is not None:
+            _start_from_student(self.learner, distilled)
         self.model = ImageModel(config, info, self.learner)
         self.scores: dict[int, ImageScore] = {}
         log.info(
@@ -205,8 +209,8 @@ def _perceptual_distance(images: ImageDataset) -> PerceptualDistance:
     return PerceptualDistance(classifier.maps, float(images.mean), images.std)
 
 
-def _load_teacher(config: ImageConfig, info: ImageInfo, device: torch.device) -> EDMTeacher:
-    """Load the trained teacher of another image run.
+def _load_run_of_teacher(config: ImageConfig, info: ImageInfo, device: torch.device) -> ImageModel:
+    """Load another image run that has trained a teacher.
 
     Raises:
         InputError: if that run has none, or one that does not fit.
@@ -227,10 +231,27 @@ def _load_teacher(config: ImageConfig, info: ImageInfo, device: torch.device) ->
     trained = theirs.learner.teacher
     if trained is None or theirs.step < theirs.learner.teacher_steps:
         raise InputError(f"{config.teacher} has no teacher, or has not finished training it")
-    teacher = blank_teacher(config, info, device)
+    return theirs
+
+
+def _copied_teacher(
+    config: ImageConfig, info: ImageInfo, device: torch.device, theirs: ImageModel
+) -> EDMTeacher:
+    """Build a teacher with the averaged weights of another run's."""
+    trained, teacher = theirs.learner.teacher, blank_teacher(config, info, device)
+    assert trained is not None
     for network in (teacher.network, teacher.average_network):
         network.load_state_dict(trained.average_network.state_dict())
     return teacher
+
+
+def _start_from_student(learner: GenerativeLearner, theirs: ImageModel) -> None:
+    """Let DMD2's generator start as the student of the run that gave the teacher, if it has one."""
+    distilled, student = theirs.learner.student, learner.student
+    assert student is not None
+    if distilled is not None and theirs.step > theirs.learner.teacher_steps:
+        student.start_from(distilled)
+        log.info("the generator starts as the student of %s", theirs.config.run_dir)
 
 
 def _setting(config: Any, key: str) -> Any:

@@ -30,12 +30,29 @@ def test_one_table_and_one_sheet_of_all_methods(load, tmp_path, monkeypatch):
     table = (tmp_path / "images.md").read_text()
     assert "Fréchet distance (classifier) of 200 samples against all 1,493" in table
     assert "| test images (200), the floor |" in table
+    assert "| EfficientNet, 1 step | 2 steps | Heun 18 |" in table
     assert Image.open(tmp_path / "images.png").size[0] > 900
 
     before = (tmp_path / "images.csv").read_text()
     monkeypatch.setattr(images.subprocess, "run", None)  # would fail if anything were trained
     images.main(options)
     assert (tmp_path / "images.csv").read_text() == before
+
+
+def test_the_independent_judge_has_its_columns(load):
+    images, judges = load("images"), load("image_judges")
+    row = dict.fromkeys(("machine", "torch", "date", "updates"), "x") | {"method": "cd"}
+    row |= {"references": "60000", "test images count": "5000", "train_seconds": "3"}
+    row |= {f"1 step frechet {judges.INDEPENDENT}": "33.33", "1 step frechet": "0.2"}
+    row[f"test images frechet {judges.INDEPENDENT}"] = "4.44"
+    extractor = type("E", (), {"distance": "D", "weights": "w"})
+    options = {"data": "mnist", "samples": 10, "seed": 0, "seconds": 6.0, "teacher_share": 0.5}
+    table = images.markdown([row], extractor, options)
+    assert "| cd | 0.20 | – | – | – | 33.3 | – | – | – | – | – | – | x | 3 |" in table
+    floor = next(line for line in table.splitlines() if line.startswith("| test images"))
+    assert "| 4.4 |" in floor
+    counts = {line.count("|") for line in table.splitlines() if line.startswith("|")}
+    assert len(counts) == 1
 
 
 def test_unknown_options_and_methods_are_refused(load, tmp_path):

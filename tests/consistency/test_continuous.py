@@ -146,7 +146,7 @@ def test_the_solution_has_no_tangent_along_the_exact_teacher() -> None:
     assert derivative.abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("name", [*LOSSES, *DISTILLATIONS])
+@pytest.mark.parametrize("name", [*LOSSES, *(n for n in DISTILLATIONS if n != "dmd2")])
 def test_the_gradient_vanishes_at_the_solution(name: str) -> None:
     """Within f_θ the minimum lies at θ = 1, for CT and iCT up to the width of the grid."""
     s, p = 0.5, KarrasParameterization(0.5, 0.05, 5.0)

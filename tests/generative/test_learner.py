@@ -225,9 +225,12 @@ def test_dropout_is_shared_within_an_update_and_fresh_in_the_next() -> None:
 # Resumption --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "stop"), [("cd", 3), ("scd", 6), ("ct", 9), ("cd", 9)])
+@pytest.mark.parametrize(
+    ("name", "stop"), [("cd", 3), ("scd", 6), ("ct", 9), ("cd", 9), ("dmd2", 6), ("dmd2", 9)]
+)
 def test_a_resumed_learner_ends_in_the_same_weights(name: str, stop: int) -> None:
-    options = {"teacher_steps": 6, "parameterization": "karras"}
+    options: dict[str, Any] = {"teacher_steps": 6, "parameterization": "karras"}
+    options |= {"options": {"fake_updates": 2}} if name == "dmd2" else {}
     straight, first = learner(name, **options), learner(name, **options)
     torch.manual_seed(1)
     train(straight, 12)
@@ -263,6 +266,38 @@ def test_a_trained_student_is_the_closed_form(name: str) -> None:
     y = model.decode(model.student.sample(torch.randn(20_000, 1), [10.0])).detach()
     assert y.mean().item() == pytest.approx(1.0, abs=0.15)
     assert y.std().item() == pytest.approx(2.0, rel=0.06)
+
+
+def test_dmd2_moves_a_gaussian_student_onto_the_data() -> None:
+    """The teacher at σ_max gives the data's mean alone: as a generator its spread is too small."""
+    options = {"learning_rate": 3e-3, "ema_decay": 0.98, "parameterization": "karras"}
+    model = learner("dmd2", 1_100, teacher_steps=300, **options, options={"fake_updates": 2})
+    train(model, 300, batch=128)
+
+    def spread() -> Tensor:
+        y = model.decode(model.student.sample(torch.randn(20_000, 1), [10.0])).detach()
+        assert y.mean().item() == pytest.approx(1.0, abs=0.3)
+        return y.std()
+
+    assert spread() < 1
+    train(model, 800, batch=128)
+    assert spread().item() == pytest.approx(2.0, rel=0.2)
+
+
+def test_dmd2_updates_the_fake_score_each_time_and_the_student_now_and_then() -> None:
+    model = learner("dmd2", teacher_steps=2, options={"fake_updates": 3})
+    train(model, 2)
+    taught = weights(model.teacher.average_network)
+    assert torch.equal(weights(model.fake), taught)
+    moved: dict[str, list[bool]] = {"fake": [], "student": []}
+    for _ in range(6):
+        before = weights(model.fake), weights(model.student.network)
+        train(model, 1)
+        after = weights(model.fake), weights(model.student.network)
+        for name, a, b in zip(moved, before, after, strict=True):
+            moved[name].append(not torch.equal(a, b))
+    assert moved == {"fake": [True] * 6, "student": [False, False, True] * 2}
+    assert torch.equal(weights(model.teacher.average_network), taught)
 
 
 def test_encode_scales_to_sigma_d_and_decode_inverts_it() -> None:

@@ -123,6 +123,46 @@ def test_a_teacher_that_does_not_fit_is_refused(
         task("cd", teacher=str(teacher), **wrong)
 
 
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Path:
+    """A run that distilled the teacher."""
+    run = tmp_path_factory.mktemp("runs") / "student"
+    train(config("cd", run, teacher=str(teacher)), [])
+    return run
+
+
+def test_dmd2_goes_on_with_the_student_of_a_distilled_run(student: Path, teacher: Path) -> None:
+    distilled = load_image_model(student)
+    begun = task("dmd2", teacher=str(student)).learner
+    theirs = dict(distilled.part("student").average_network.state_dict())
+    taught = dict(distilled.part("teacher").average_network.state_dict())
+    assert equal(dict(begun.student.network.state_dict()), theirs)
+    assert equal(dict(begun.student.average_network.state_dict()), theirs)
+    assert equal(dict(begun.fake.network.state_dict()), taught)
+    assert equal(dict(begun.teacher.average_network.state_dict()), taught)
+    assert not equal(theirs, taught)
+    alone = task("dmd2", teacher=str(teacher)).learner  # of a teacher alone, as it
+    assert equal(dict(alone.student.network.state_dict()), taught)
+
+
+def test_a_resumed_dmd2_run_ends_in_the_same_weights(
+    tmp_path: Path, killed_after: Any, student: Path
+) -> None:
+    same: dict[str, Any] = {
+        "teacher": str(student),
+        "training": {"options": {"fake_updates": 2}},
+    }
+    train(config("dmd2", tmp_path / "straight", **same), [])
+    stopped = tmp_path / "stopped"
+    with killed_after(5):
+        train(config("dmd2", stopped, checkpoint_every=5, **same), [])
+    train(ImageConfig(resume=str(stopped)), [f"resume={stopped}"])
+    assert equal(modules(stopped), modules(tmp_path / "straight"))
+    samplers = ["1 step", "2 steps", "5 steps", "teacher, Heun 18", "training images"]
+    assert list(results(stopped)["last"]["distances"]) == samplers
+    assert load_image_model(stopped).step == 8
+
+
 def test_dropout_may_differ_from_that_of_the_teacher(teacher: Path) -> None:
     network = UNetConfig(channels=8, multipliers=[1, 2], dropout=0.2)
     assert task("cd", teacher=str(teacher), network=network).learner.has_dropout
