@@ -24,12 +24,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "array_types": set(),
     "download": {"errors"},
     "tensor_file": {"errors", "atomic_file"},
+    "plugins": {"errors"},
     "consistency": set(),
     "networks": set(),
-    "policy": {"errors", "array_types", "tensor_file", "consistency", "networks"},
+    "training": {"errors", "atomic_file", "tensor_file"},
+    "policy": {
+        *("errors", "array_types", "tensor_file", "plugins", "consistency", "networks", "training"),
+    },
     "datasets": {"errors", "array_types", "download"},
     "agents": {"errors", "array_types", "consistency", "networks", "policy", "datasets"},
-    "training": {"errors", "atomic_file", "tensor_file"},
     "acceleration": {
         *("errors", "array_types", "consistency", "networks", "datasets", "agents", "training"),
     },

@@ -149,7 +149,7 @@ class OfflineRL:
 
         `cmpolicy.select` chooses among the copies, policies/STEP.safetensors.
         """
-        for path in (run.path / "policy.safetensors", run.policy_path(step)):
+        for path in (run.last_policy_path, run.policy_path(step)):
             self.learner.average_policy.save(path)
 
     def log_caveats(self) -> None:
