@@ -234,10 +234,8 @@ class Agent(nn.Module):
             steps: network calls an action, if not those of the policy; see `check_steps`.
         """
         obs = torch.from_numpy(observations).to(self.step.device)
-        actions = self.choose(
-            obs, best_of=best_of, mode_of=mode_of, steps=steps, generator=generator
-        )
-        result: FloatArray = actions.cpu().numpy()
+        options = {"best_of": best_of, "mode_of": mode_of, "steps": steps}
+        result: FloatArray = self.choose(obs, **options, generator=generator).cpu().numpy()
         return result
 
     def choose(

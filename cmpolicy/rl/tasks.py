@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from cmpolicy.plugins import registering
+
 
 @dataclass
 class EnvConfig:
@@ -23,6 +25,7 @@ class EnvConfig:
         d4rl_max_episode_steps: where D4RL cuts the episodes of that environment, if not where
             Gymnasium does.
         minari_id: the Minari dataset.
+        data_path: a file or a Minari dataset's directory, where the data are neither's.
         reward: a name in `cmpolicy.datasets.rewards`.
     """
 
@@ -34,6 +37,7 @@ class EnvConfig:
     d4rl_env_id: str | None = None
     d4rl_max_episode_steps: int | None = None
     minari_id: str | None = None
+    data_path: str | None = None
     reward: str = "none"
 
     def __post_init__(self) -> None:
@@ -104,3 +108,4 @@ TASKS: dict[str, EnvConfig] = {
         *map(_kitchen, ("complete", "partial", "mixed")),
     )
 }
+register_task = registering("task", TASKS)
