@@ -206,6 +206,7 @@ def test_exported_and_evaluated_by_the_commands_functions(trained: Run) -> None:
     [
         ({"agent__learning_rat": 1.0}, r"no key agent.learning_rat \(did you mean learning_rate"),
         ({"agent.policy": {"hiden": [8]}}, r"no key agent.policy.hiden \(did you mean hidden"),
+        ({"agent.policy.loss_options": {"s9": 1}}, "loss_options do not fit loss 'ict'"),
         ({"batch_sise": 8}, r"no key batch_sise \(did you mean batch_size\?\)"),
         ({"batch_size": "many"}, "batch_size: Value 'many'"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import hydra
 import numpy as np
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cmpolicy.cli.command import CONFIG_PATH
@@ -37,13 +38,23 @@ def compose(config_name: str, choices: Sequence[str], values: Mapping[str, Any])
         with hydra.initialize_config_dir(CONFIG_PATH, job_name="cmpolicy", version_base="1.3"):
             config = hydra.compose(config_name, list(choices))
         for key, value in values.items():
-            OmegaConf.update(config, key, plain(value), merge=isinstance(value, Mapping))
+            set_value(config, key, plain(value))
         check_keys(config)
         return OmegaConf.to_object(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(explain(error)) from None
     finally:
         GlobalHydra.instance().hydra = before  # which may be another instance
+
+
+def set_value(config: DictConfig, key: str, value: Any) -> None:
+    """Set a key, or of a node with keys of its own those that `value` names."""
+    node = OmegaConf.select(config, key)
+    if isinstance(value, Mapping) and dataclasses.is_dataclass(OmegaConf.get_type(node)):
+        for name, each in value.items():
+            set_value(config, f"{key}.{name}", each)
+    else:
+        OmegaConf.update(config, key, value, merge=False)
 
 
 def plain(value: Any) -> Any:

@@ -233,8 +233,7 @@ def load_dataset(config: RLConfig) -> TransitionDataset:
             "the data of this run were given in Python; go on with "
             "cmpolicy.fit(data, env, resume=RUN), or give dataset.path=FILE"
         )
-    path = dataset.path or env.data_path
-    if path is None and not (env.d4rl_id or env.minari_id):
+    if dataset.path is None and not (env.d4rl_id or env.minari_id):
         raise InputError(
             "no task: give env=NAME, such as env=hopper-medium, or dataset.path=FILE with env.id=ID"
         )
@@ -243,7 +242,7 @@ def load_dataset(config: RLConfig) -> TransitionDataset:
         env.d4rl_id,
         env.minari_id,
         dataset.source,
-        path,
+        dataset.path,
         max_episode_steps=env.max_episode_steps,
         registered_limit=registered_limit(env.id),
     )

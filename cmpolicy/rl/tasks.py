@@ -25,7 +25,6 @@ class EnvConfig:
         d4rl_max_episode_steps: where D4RL cuts the episodes of that environment, if not where
             Gymnasium does.
         minari_id: the Minari dataset.
-        data_path: a file or a Minari dataset's directory, where the data are neither's.
         reward: a name in `cmpolicy.datasets.rewards`.
     """
 
@@ -37,7 +36,6 @@ class EnvConfig:
     d4rl_env_id: str | None = None
     d4rl_max_episode_steps: int | None = None
     minari_id: str | None = None
-    data_path: str | None = None
     reward: str = "none"
 
     def __post_init__(self) -> None:
