@@ -70,8 +70,9 @@ def fit(
     values = {key.replace("__", "."): value for key, value in keys.items()}
     if steps is not None:
         values["steps"] = steps
+    store_names()
     choices, given = [], None
-    if isinstance(data, str) and data in all_tasks():
+    if isinstance(data, str) and data in TASKS:
         choices.append(f"env={data}")
     elif isinstance(data, str | PathLike):
         values["dataset.path"] = str(data)
@@ -94,12 +95,6 @@ def fit(
     with unchanged_process():
         path = train(config, overrides, given)
     return Run(path)
-
-
-def all_tasks() -> Mapping[str, Any]:
-    """Give the tasks by name, and tell Hydra all names."""
-    store_names()
-    return TASKS
 
 
 def stored_config(path: str | PathLike[str]) -> RLConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ import pytest
 import torch
 
 import cmpolicy
-from cmpolicy.agents.bc import BCConfig
+from cmpolicy.agents import AGENTS
+from cmpolicy.agents.bc import BCConfig, ConsistencyBC
 from cmpolicy.agents.iql import IQLConfig
+from cmpolicy.cli.compose import compose
 from cmpolicy.datasets import TransitionDataset
 from cmpolicy.errors import InputError
 from cmpolicy.fitting import environment_id, register
 from cmpolicy.policy.consistency_policy import ConsistencyPolicy
 from cmpolicy.policy.policy_file import policy_file_of
 from cmpolicy.rl.rollout import roll_out
+from cmpolicy.rl.tasks import TASKS
 from cmpolicy.run import Run, load_run
 
 SAMPLE = Path(cmpolicy.__file__).parent / "datasets/sample/hopper-medium.hdf5"
@@ -265,3 +269,29 @@ def test_what_is_no_run_of_an_agent_is_refused(here: Path) -> None:
         load_run(here)
     with pytest.raises(ValueError, match="checkpoint must be last or best, got 'first'"):
         load_run(here, "first")
+
+
+def test_names_registered_in_a_program_are_known_at_once(here: Path) -> None:
+    """An agent, and a task whose environment the program has registered with Gymnasium."""
+
+    @dataclass
+    class OwnConfig(BCConfig):
+        algorithm: str = "own"
+        name: str = "own"
+        extra: float = 1.0
+
+    class Own(ConsistencyBC):
+        Config = OwnConfig
+
+    cmpolicy.register_agent("own")(Own)
+    env_id = register(Line, "own-line")
+    cmpolicy.register_task("own_line")(cmpolicy.EnvConfig(id=env_id, max_episode_steps=4))
+    try:
+        run = cmpolicy.fit(arrays(), agent="own", agent__extra=2.0, **{"env.id": env_id}, **TINY)
+        assert (run.agent.config.algorithm, run.agent.config.extra) == ("own", 2.0)
+        config = compose("rl", ["env=own_line", "agent=own"], {})
+        assert (config.env.name, config.env.max_episode_steps) == ("own_line", 4)
+    finally:
+        del AGENTS["own"], TASKS["own_line"]
+    with pytest.raises(InputError, match="agent 'own' is not installed; there are: ac, bc"):
+        _ = load_run(run.path).policy
