@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("errors", "array_types", "consistency", "networks", "datasets", "agents", "training"),
     },
     "cli": {"errors", "plugins", "training", "acceleration"},
-    "generative": {"errors", "consistency", "networks", "training"},
+    "generative": {"errors", "plugins", "consistency", "networks", "training"},
     "rl": {
         *("errors", "array_types", "plugins", "datasets", "agents", "training", "acceleration"),
         "cli",
@@ -48,8 +48,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("consistency", "networks", "training", "acceleration", "cli", "generative"),
     },
     "toys": {
-        *("errors", "array_types", "consistency", "networks", "policy", "datasets", "agents"),
-        *("training", "cli", "generative"),
+        *("errors", "array_types", "plugins", "consistency", "networks", "policy", "datasets"),
+        *("agents", "training", "cli", "generative"),
     },
     "training_run": {
         *("errors", "datasets", "training", "acceleration", "cli", "rl", "images", "toys"),

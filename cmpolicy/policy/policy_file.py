@@ -85,7 +85,7 @@ def policy_file_of(path: Path) -> Path:
     if seeds:
         raise InputError(f"{path} holds a run for each seed; give {path}/ and one of {seeds}")
     raise InputError(
-        f"no policy in {path}: expected {run.last_policy_path.name} or checkpoints/last.safetensors; "
+        f"no policy in {path}: expected policy.safetensors or checkpoints/last.safetensors; "
         "give a run's directory, one of its checkpoints, or a policy's file"
     )
 
