@@ -24,30 +24,44 @@ MAY_IMPORT: dict[str, set[str]] = {
     "array_types": set(),
     "download": {"errors"},
     "tensor_file": {"errors", "atomic_file"},
+    "plugins": {"errors"},
     "consistency": set(),
     "networks": set(),
-    "policy": {"errors", "array_types", "tensor_file", "consistency", "networks"},
-    "datasets": {"errors", "array_types", "download"},
-    "agents": {"errors", "array_types", "consistency", "networks", "policy", "datasets"},
     "training": {"errors", "atomic_file", "tensor_file"},
+    "policy": {
+        *("errors", "atomic_file", "array_types", "tensor_file", "plugins", "consistency"),
+        *("networks", "training"),
+    },
+    "datasets": {"errors", "array_types", "download"},
+    "agents": {"errors", "array_types", "plugins", "consistency", "networks", "policy", "datasets"},
     "acceleration": {
         *("errors", "array_types", "consistency", "networks", "datasets", "agents", "training"),
     },
-    "cli": {"errors", "training", "acceleration"},
-    "generative": {"errors", "consistency", "networks", "training"},
+    "cli": {"errors", "plugins", "training", "acceleration"},
+    "generative": {"errors", "plugins", "consistency", "networks", "training"},
     "rl": {
-        *("errors", "array_types", "datasets", "agents", "training", "acceleration", "cli"),
+        *("errors", "array_types", "plugins", "datasets", "agents", "training", "acceleration"),
+        "cli",
     },
     "images": {
         *FOUNDATION,
         *("consistency", "networks", "training", "acceleration", "cli", "generative"),
     },
     "toys": {
-        *("errors", "array_types", "consistency", "networks", "policy", "datasets", "agents"),
-        *("training", "cli", "generative"),
+        *("errors", "array_types", "plugins", "consistency", "networks", "policy", "datasets"),
+        *("agents", "training", "cli", "generative"),
     },
-    "training_run": {"errors", "training", "acceleration", "cli", "rl", "images", "toys"},
-    "__init__": {"errors", "policy"},
+    "training_run": {
+        *("errors", "datasets", "training", "acceleration", "cli", "rl", "images", "toys"),
+    },
+    "run": {"errors", "policy", "agents", "training", "cli", "rl"},
+    "fitting": {
+        *("errors", "plugins", "datasets", "agents", "training", "cli", "rl", "training_run"),
+        "run",
+    },
+    "__init__": {
+        *("errors", "policy", "datasets", "agents", "training", "rl", "run", "fitting"),
+    },
 }
 
 

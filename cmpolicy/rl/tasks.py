@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from cmpolicy.plugins import registering
+
 
 @dataclass
 class EnvConfig:
@@ -104,3 +106,4 @@ TASKS: dict[str, EnvConfig] = {
         *map(_kitchen, ("complete", "partial", "mixed")),
     )
 }
+register_task = registering("task", TASKS)

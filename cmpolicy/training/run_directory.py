@@ -56,6 +56,10 @@ class RunDirectory:
     def metrics_path(self) -> Path:
         return self.path / "metrics.csv"
 
+    @property
+    def last_policy_path(self) -> Path:
+        return self.path / "policy.safetensors"
+
     def checkpoint_path(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.safetensors"
 
