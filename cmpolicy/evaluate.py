@@ -10,20 +10,22 @@ import datetime
 import logging
 from dataclasses import dataclass, field
 
-import torch
-from hydra.core.config_store import ConfigStore
+from cmpolicy.cli.command import resolve_device, run, starting
 
-from cmpolicy.cli.command import resolve_device, run
-from cmpolicy.cli.resume import load_config
-from cmpolicy.cli.run_config import check_positive
-from cmpolicy.errors import InputError
-from cmpolicy.images.config import ImageConfig, ImageMetricsConfig
-from cmpolicy.images.evaluation import evaluate_image_run, evaluate_npz
-from cmpolicy.rl.score import evaluate_agent
-from cmpolicy.rl.task import act_with
-from cmpolicy.rl.trained_agent import load_agent, read_record
-from cmpolicy.rl.video import write_video
-from cmpolicy.training.run_directory import RunDirectory
+with starting():
+    import torch
+    from hydra.core.config_store import ConfigStore
+
+    from cmpolicy.cli.resume import load_config
+    from cmpolicy.cli.run_config import check_positive
+    from cmpolicy.errors import InputError
+    from cmpolicy.images.config import ImageConfig, ImageMetricsConfig
+    from cmpolicy.images.evaluation import evaluate_image_run, evaluate_npz
+    from cmpolicy.rl.score import evaluate_agent
+    from cmpolicy.rl.task import act_with
+    from cmpolicy.rl.trained_agent import load_agent, read_record
+    from cmpolicy.rl.video import write_video
+    from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
 

@@ -8,25 +8,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from cmpolicy.cli.command import run, starting
 
-from cmpolicy.atomic_file import write_atomically
-from cmpolicy.cli.command import run
-from cmpolicy.cli.run_config import check_checkpoint, check_positive
-from cmpolicy.errors import InputError
-from cmpolicy.policy.consistency_policy import ConsistencyPolicy
-from cmpolicy.policy.export_graph import (
-    PolicyGraph,
-    largest_difference,
-    run_onnx,
-    run_torch,
-    to_onnx,
-    to_torch,
-)
-from cmpolicy.rl.trained_agent import load_agent, read_record
-from cmpolicy.training.run_directory import RunDirectory
+with starting():
+    import torch
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import MISSING
+
+    from cmpolicy.atomic_file import write_atomically
+    from cmpolicy.cli.run_config import check_checkpoint, check_positive
+    from cmpolicy.errors import InputError
+    from cmpolicy.policy.consistency_policy import ConsistencyPolicy
+    from cmpolicy.policy.export_graph import (
+        PolicyGraph,
+        largest_difference,
+        run_onnx,
+        run_torch,
+        to_onnx,
+        to_torch,
+    )
+    from cmpolicy.rl.trained_agent import load_agent, read_record
+    from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
 TOLERANCE = 1e-5  # of half an action's range

@@ -15,8 +15,8 @@ from cmpolicy.acceleration.mode import accelerated, resolve_acceleration
 from cmpolicy.acceleration.precision import resolve_precision, use_precision
 from cmpolicy.acceleration.stacked_seeds_loop import StackedSeedsLoop
 from cmpolicy.cli.command import resolve_device
-from cmpolicy.cli.resume import imports_module, resumed_config
-from cmpolicy.errors import InputError
+from cmpolicy.cli.resume import imports_module, load_config, resumed_config
+from cmpolicy.errors import InputError, override
 from cmpolicy.images.config import ImageConfig
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.seeds import OfflineRLSeeds
@@ -73,6 +73,7 @@ def train(config: AnyConfig, overrides: list[str]) -> None:
 def train_as(ranks: Ranks, config: AnyConfig, resume: str | None) -> None:
     """Train in this process, the only one unless torchrun started several."""
     device = resolve_device(config.device)
+    directory = resumed_directory(resume, ranks) if resume is not None else None
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if not ranks.main:
@@ -86,7 +87,10 @@ def train_as(ranks: Ranks, config: AnyConfig, resume: str | None) -> None:
         config.accelerate, task.learner, device, config.steps, growing=growing
     )
 
-    directory = open_directory(config, resume, task, ranks)
+    if directory is None:
+        directory = new_directory(config, task, ranks)
+    elif begins_online(directory, config):
+        directory = branched_directory(directory, config)
     computing = {"precision": precision, "acceleration": acceleration}
     loop, reporter = (
         seeds_loop(task, directory, computing)
@@ -99,32 +103,59 @@ def train_as(ranks: Ranks, config: AnyConfig, resume: str | None) -> None:
     if resume is not None:
         restore(loop, config)
     write_configs_of_seeds(loop, config)
+    if isinstance(config, RLConfig) and imports_module(config.env.id):
+        directory.resume_arguments = (override("env.id", config.env.id),)
     log.info("run: %s   device: %s, %s, %s", directory.path, device, precision, acceleration)
-    if ranks.main and not resume:
-        reporter.progress([], 0.0)
-    loop.train()
-    if ranks.main:
-        try:
+    try:
+        if ranks.main and not resume:
+            reporter.progress([], 0.0)
+        loop.train()
+        if ranks.main:
             reporter.finish(loop)
-        except StopSignal as stop:
-            message = f"{stop} in the final evaluation; to go on: {directory.resume_command}"
-            raise Interrupted(stop.signum, message) from None
+    except StopSignal as stop:
+        message = f"{stop} in the final evaluation; to go on: {directory.resume_command}"
+        raise Interrupted(stop.signum, message) from None
+    finally:
+        directory.unlock()
 
 
-def open_directory(
-    config: AnyConfig, resume: str | None, task: Task | OfflineRLSeeds, ranks: Ranks
-) -> RunDirectory:
-    """Open the directory of a resumed run, or create a new one.
+def new_directory(config: AnyConfig, task: Task | OfflineRLSeeds, ranks: Ranks) -> RunDirectory:
+    """Create and lock the directory of a run that begins.
 
     Raises:
         InputError: if it cannot be written, or holds a run already.
     """
     kind = RunDirectory if ranks.main else SilentRunDirectory
-    directory = kind(resume or config.run_dir or run_path(config, task))
-    if isinstance(config, RLConfig) and imports_module(config.env.id):
-        directory.resume_arguments = (f"env.id={config.env.id}",)
-    if resume is None:
-        directory.create(yaml_of(config), rename=config.run_dir is None)
+    directory = kind(config.run_dir or run_path(config, task))
+    directory.create(yaml_of(config), rename=config.run_dir is None)
+    return directory
+
+
+def resumed_directory(path: str, ranks: Ranks) -> RunDirectory:
+    """Open and lock the directory of a run that goes on.
+
+    Raises:
+        InputError: if another process is training it.
+    """
+    directory = (RunDirectory if ranks.main else SilentRunDirectory)(path)
+    directory.lock()
+    return directory
+
+
+def begins_online(directory: RunDirectory, config: AnyConfig) -> bool:
+    """Whether a run on data alone is to go on in the environment."""
+    stored = load_config(directory, *RUN_CONFIGS)
+    offline = isinstance(stored, RLConfig) and not stored.online.steps
+    return offline and isinstance(config, RLConfig) and config.online.steps > 0
+
+
+def branched_directory(offline: RunDirectory, config: AnyConfig) -> RunDirectory:
+    """Create a directory for the part online, which begins with the state of another run."""
+    directory = RunDirectory(offline.path.with_name(f"{offline.path.name}-online"))
+    directory.create(yaml_of(config), rename=True)
+    directory.copy_state(offline)
+    offline.unlock()
+    log.info("online in %s; %s stays as it is", directory.path, offline.path)
     return directory
 
 
@@ -157,7 +188,7 @@ def seeds_loop(
 ) -> tuple[StackedSeedsLoop, SeedsReporter]:
     """Make the loop of several seeds; the run of each is below the run directory."""
     config = task.config
-    runs = [RunDirectory(directory.path / f"seed-{seed}") for seed in task.seeds]
+    runs = [directory.below(f"seed-{seed}") for seed in task.seeds]
     parts = [
         single_loop(one, config, run, computing, Ranks(), state)
         for run, one, state in zip(runs, task.tasks, task.random_states, strict=True)
@@ -230,4 +261,5 @@ def schedule_of(config: AnyConfig) -> Schedule:
         eval_every=config.eval.every,
         checkpoint_every=config.checkpoint_every,
         milestone=config.steps if config.updates > config.steps else None,
+        tolerated_failures=getattr(config.eval, "tolerated_failures", 0),
     )

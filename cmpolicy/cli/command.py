@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,20 +44,34 @@ def run(
     handler.setFormatter(LineFormatter())
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may know no ± and no é
+            stream.reconfigure(errors="backslashreplace")
     try:
-        with stopped_at_once():
-            for schema in schemas:  # they import torch, which takes seconds
+        with starting():
+            for schema in schemas:
                 importlib.import_module(schema)
             failed = compose_and_call(command, config_name)
-    except StopSignal as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(128 + stop.signum)
     except Exception as error:
         sys.exit(report(error))
     if failed:
         jobs = "; ".join(failed)
         print(f"error: {len(failed)} of the sweep's jobs failed: {jobs}", file=sys.stderr)
         sys.exit(min(failed.values()))
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Within, where a command's module imports torch, which takes seconds, Ctrl-C is one line."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # a command's module is imported as any other
+        return
+    try:
+        with stopped_at_once():
+            yield
+    except StopSignal as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signum)
 
 
 def compose_and_call(command: Callable[[Any, list[str]], None], config_name: str) -> dict[str, int]:
@@ -76,11 +93,13 @@ def compose_and_call(command: Callable[[Any, list[str]], None], config_name: str
     setattr(store, "__deepcopy__", lambda memo: store)  # noqa: B010
     failed: dict[str, int] = {}
     process = os.getpid()
+    changes = changes_of_resumed(sys.argv)
+    sys.argv = [argument for argument in sys.argv if argument not in changes]
 
     @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=config_name)
     def call(config: Any) -> None:
         # Errors end here: handed back to Hydra they would be announced a second time.
-        overrides = list(HydraConfig.get().overrides.task)
+        overrides = [*HydraConfig.get().overrides.task, *changes]
         try:
             check_keys(config)
             command(OmegaConf.to_object(config), overrides)
@@ -93,6 +112,19 @@ def compose_and_call(command: Callable[[Any, list[str]], None], config_name: str
 
     call()
     return failed
+
+
+def changes_of_resumed(argv: Sequence[str]) -> list[str]:
+    """The changes on the command line of one resumed run.
+
+    They are for its own configuration, whose keys those of the command's may lack; so Hydra does
+    not see them.
+    """
+    given = [argument for argument in argv[1:] if not argument.startswith("-") and "=" in argument]
+    resumed = any(argument.startswith("resume=") for argument in given)
+    if not resumed or {"-m", "--multirun"} & set(argv):
+        return []
+    return [argument for argument in given if not argument.startswith(("resume=", "hydra"))]
 
 
 class LineFormatter(logging.Formatter):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,11 +23,19 @@ CHANGEABLE = (
     "online.return_temperature",
     "agent.eta",  # an environment bears stronger guidance than data do
     "agent.radius",
+    "agent.learning_rate",  # after a divergence
+    "agent.critic_learning_rate",
+    "agent.max_grad_norm",
+    "loss.learning_rate",
+    "loss.max_grad_norm",
     "eval.every",
     "eval.episodes",
     "eval.final_episodes",
     "eval.samples",
     "eval.final_samples",
+    "eval.parallel",
+    "eval.timeout",
+    "eval.tolerated_failures",
     "accumulate",
     "dataset.path",
     "data.root",
@@ -73,7 +82,7 @@ def resumed_config(path: str | Path, overrides: list[str], *kinds: type[C]) -> C
         InputError: for a key that would make it another run, such as `agent` or `seed`.
     """
     run = RunDirectory.existing(path)
-    given = dict(override.partition("=")[::2] for override in overrides)
+    given = values_of(overrides)
     changes = {key: value for key, value in given.items() if key not in ("resume", "env.id")}
     for key in changes:
         if key not in CHANGEABLE:
@@ -89,10 +98,17 @@ def resumed_config(path: str | Path, overrides: list[str], *kinds: type[C]) -> C
     check_environment(stored, given.get("env.id"), overrides)
     config = OmegaConf.structured(stored)
     for key, value in changes.items():
-        OmegaConf.update(config, key, yaml.safe_load(value))
+        OmegaConf.update(config, key, value)
     resumed = OmegaConf.to_object(config)
     assert isinstance(resumed, type(stored))
     return resumed
+
+
+def values_of(overrides: list[str]) -> dict[str, Any]:
+    """The values of a command line, ``key=value``, in Hydra's grammar."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    keys = [override.partition("=")[0] for override in overrides]
+    return {key: each.value() for key, each in zip(keys, parsed, strict=True)}
 
 
 def check_environment(config: RunConfig, repeated: str | None, overrides: list[str]) -> None:

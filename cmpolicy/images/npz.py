@@ -28,7 +28,9 @@ def read_npz_arrays(
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            members = {
+                member.filename.removesuffix(".npy"): member for member in archive.infolist()
+            }
             found = {}
             for key in members.keys() & set(wanted):
                 if members[key].compress_type not in METHODS:

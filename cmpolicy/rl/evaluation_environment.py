@@ -42,7 +42,12 @@ def spaces_of_data(dataset: TransitionDataset) -> Spaces:
     return Spaces(dataset.obs_dim, low.tolist(), high.tolist())
 
 
-def evaluation_env(env: EnvConfig, info: DatasetInfo, parallel: int | None = None) -> Environment:
+def evaluation_env(
+    env: EnvConfig,
+    info: DatasetInfo,
+    parallel: int | None = None,
+    timeout: float | None = None,
+) -> Environment:
     """Choose the configured environment, else the one recorded with the data, else D4RL's.
 
     The time limit is the configured one, else the recorded one, else D4RL's; None is left for
@@ -60,6 +65,7 @@ def evaluation_env(env: EnvConfig, info: DatasetInfo, parallel: int | None = Non
             info.observation_keys,
             limit or info.max_episode_steps or env.d4rl_max_episode_steps,
             parallel,
+            timeout,
             from_data=True,
         )
     env_id = env.id or env.d4rl_env_id
@@ -70,7 +76,7 @@ def evaluation_env(env: EnvConfig, info: DatasetInfo, parallel: int | None = Non
         )
     keys = info.observation_keys or (D4RL_KEYS if info.source.startswith("d4rl") else None)
     limit = limit or env.d4rl_max_episode_steps
-    return Environment(env_id, env.kwargs or {}, [], keys, limit, parallel)
+    return Environment(env_id, env.kwargs or {}, [], keys, limit, parallel, timeout)
 
 
 def references_of(env_id: str, info: DatasetInfo) -> tuple[float, float] | None:

@@ -29,8 +29,8 @@ from cmpolicy.rl.evaluation_environment import (
 )
 from cmpolicy.rl.learning_curve import draw_learning_curve
 from cmpolicy.rl.online import OnlineData
-from cmpolicy.rl.rollout import Act
-from cmpolicy.rl.score import NO_SCORE, Score, evaluate_agent
+from cmpolicy.rl.rollout import Act, EnvironmentFailure
+from cmpolicy.rl.score import NO_SCORE, Score, evaluate_agent, failures_named, no_score
 from cmpolicy.training.loop import Evaluation
 from cmpolicy.training.run_directory import RunDirectory
 
@@ -78,7 +78,8 @@ class OfflineRL:
             refuse_environment_keys(config)
             self.spaces = spaces_of_data(dataset)
         else:
-            environment = evaluation_env(env, dataset.info, config.eval.instances)
+            places = config.eval.instances, config.eval.timeout
+            environment = evaluation_env(env, dataset.info, *places)
             self.env, self.spaces = fitting_spaces(environment, dataset)
             self.references = references_of(self.env.id, dataset.info)
         self.learner = build_agent(config, self.spaces).to(device)
@@ -120,9 +121,10 @@ class OfflineRL:
         """Evaluate the learner as it stands."""
         if self.env is None:
             return NO_SCORE
-        return evaluate_agent(
-            act_with(self.learner), self.env, self.references, episodes, seed, self.device
-        )
+        with failures_named():
+            return evaluate_agent(
+                act_with(self.learner), self.env, self.references, episodes, seed, self.device
+            )
 
     def evaluate(self, step: int) -> Evaluation:
         """The evaluation during training, on environment seeds of its own."""
@@ -130,7 +132,10 @@ class OfflineRL:
 
     def final_score(self) -> Score:
         """The evaluation at the end, on environment seeds that no checkpoint was chosen by."""
-        return self.score(self.config.eval.final_episodes, self.final_seed)
+        try:
+            return self.score(self.config.eval.final_episodes, self.final_seed)
+        except EnvironmentFailure as error:
+            return no_score(error)
 
     def eval_seed(self, step: int) -> int:
         """Seed of the first episode, and of the noise, of the evaluation after `step` updates."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 import safetensors.torch
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cmpolicy.cli.command import changes_of_resumed
 from cmpolicy.cli.resume import CHANGEABLE, imports_module, load_config, resumed_config
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, override
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.train import train
 from cmpolicy.training.run_directory import RunDirectory
@@ -82,6 +85,26 @@ def test_what_would_make_it_another_run_is_refused(stored: Path, override: str) 
 def test_wrong_values_are_refused(stored: Path, override: str) -> None:
     with pytest.raises((InputError, ValueError, OmegaConfBaseException)):
         resumed_config(stored, [override], RLConfig)
+
+
+def test_after_a_divergence_the_rates_may_change(stored: Path) -> None:
+    changes = ["agent.learning_rate=1e-5", "agent.critic_learning_rate=2e-5"]
+    agent = resumed_config(stored, changes, RLConfig).agent
+    assert (agent.learning_rate, agent.critic_learning_rate) == (1e-5, 2e-5)
+
+
+def test_changes_of_a_resumed_run_are_not_held_against_the_commands_own_keys() -> None:
+    argv = ["train.py", "resume=r", "agent.eta=1", "hydra.verbose=true", "--config-name", "toy"]
+    assert changes_of_resumed(argv) == ["agent.eta=1"]
+    assert changes_of_resumed([*argv, "-m"]) == []
+    assert changes_of_resumed(["train.py", "agent.eta=1"]) == []
+
+
+@pytest.mark.parametrize("path", ["runs/a", "a run", "a,b", "é", "it's", "{x}", "a=b(c)", "[1]"])
+def test_a_hint_can_be_pasted(path: str) -> None:
+    [argument] = shlex.split(override("resume", path))
+    [parsed] = OverridesParser.create().parse_overrides([argument])
+    assert (parsed.key_or_group, str(parsed.value())) == ("resume", path)
 
 
 def test_no_run_there(tmp_path: Path) -> None:

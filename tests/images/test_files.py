@@ -59,7 +59,10 @@ def test_an_idx_file_is_its_array_and_refused_if_cut_anywhere(tmp_path, pack):
         (idx(np.zeros(2, np.float32), 0x0D), "holds type 0x0d, expected bytes"),
         (idx(np.zeros((3, 2), np.uint8))[:-1], "holds 5 bytes of data, expected 3 × 2 as its head"),
         (idx(np.zeros((3, 2), np.uint8)) + b"\0", "holds more bytes of data, expected 3 × 2"),
-        (struct.pack(">BBBB2I", 0, 0, 8, 2, 2**32 - 1, 2**32 - 1), "declares arrays of 1.* GB in a"),
+        (
+            struct.pack(">BBBB2I", 0, 0, 8, 2, 2**32 - 1, 2**32 - 1),
+            "declares arrays of 1.* GB in a",
+        ),
         (b"\0\0\x08\x05\0", "is cut short within its header"),
         (b"\0\0\x08\x64" + b"\0\0\0\1" * 100 + b"x", "is not an IDX file"),  # 100 axes
     ],
