@@ -25,7 +25,8 @@ from cmpolicy.rl.task import OfflineRL
 from cmpolicy.toys.config import ToyConfig
 from cmpolicy.training.distributed import Ranks
 from cmpolicy.training.interruption import Interrupted, StopSignal
-from cmpolicy.training.loop import GrowingDataset, Schedule, TrainingLoop
+from cmpolicy.training.loop import Schedule, TrainingLoop
+from cmpolicy.training.protocols import GrowingDataset
 from cmpolicy.training.random_state import RandomState
 from cmpolicy.training.report import Reporter, Task
 from cmpolicy.training.run_directory import RunDirectory, SilentRunDirectory

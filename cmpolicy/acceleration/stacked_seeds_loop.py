@@ -7,15 +7,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cmpolicy.training.loop import (
-    Dataset,
-    DivergedError,
-    Evaluation,
-    Learner,
-    OnEvaluation,
-    Schedule,
-    TrainingLoop,
-)
+from cmpolicy.training.loop import DivergedError, Evaluation, OnEvaluation, Schedule, TrainingLoop
+from cmpolicy.training.protocols import Dataset, Learner
 from cmpolicy.training.run_directory import RunDirectory
 
 

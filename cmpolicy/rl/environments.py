@@ -101,7 +101,9 @@ class Environment:
                 f"environment {self.id} failed while it was made: {type(cause).__name__}: {said}"
             )
         if isinstance(error, NAME_ERRORS) and ":" not in self.id:
-            reason = f"{reason.rstrip('.')}; give env.id=MODULE:{self.id} of a MODULE with it"
+            reason = (
+                reason.rstrip(".") + f"; give env.id=MODULE:{self.id}, where MODULE registers it"
+            )
             reason += ", or env.id=none" if self.from_data else ""
         return InputError(f"cannot make environment {self.id!r}: {reason}")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn, Protocol, runtime_checkable
+from typing import Any, NoReturn
 
 import torch
 from tqdm import tqdm
@@ -16,45 +17,11 @@ from tqdm import tqdm
 from cmpolicy.errors import InputError
 from cmpolicy.training.distributed import Ranks
 from cmpolicy.training.interruption import Interrupted, InterruptionGuard, StopSignal
+from cmpolicy.training.protocols import Dataset, GrowingDataset, Learner
 from cmpolicy.training.random_state import GlobalRandomState, RandomState, preserved_random_state
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
-
-
-class Learner(Protocol):
-    """What the loop trains."""
-
-    def update(self, batch: Any, /) -> Mapping[str, torch.Tensor]:
-        """One update; scalars stay on the device."""
-        ...
-
-    def limits(self) -> Mapping[str, tuple[float, str]]:
-        """Scalars of `update` that must stay below a bound: (bound, what it is and what to try)."""
-        ...
-
-    def training_state(self) -> dict[str, Any]: ...
-
-    def load_training_state(self, state: Mapping[str, Any], /) -> None: ...
-
-
-class Dataset(Protocol):
-    """What the loop draws batches from."""
-
-    def sample(self, batch_size: int, /) -> Any: ...
-
-
-@runtime_checkable
-class GrowingDataset(Dataset, Protocol):
-    """A dataset that changes during training, and what is saved of it."""
-
-    def scalars(self) -> Mapping[str, float]:
-        """What the log says of it."""
-        ...
-
-    def training_state(self) -> dict[str, Any]: ...
-
-    def load_training_state(self, state: Mapping[str, Any], /) -> None: ...
 
 
 class EvaluationFailed(RuntimeError):
@@ -281,17 +248,9 @@ class TrainingLoop:
             self.save_last()
 
     def tolerated(self, error: EvaluationFailed) -> Any:
-        """Give what counts as an evaluation that failed, if one more in succession is tolerated.
-
-        Raises:
-            EvaluationFailed: if it is not; resumed, the run begins with this evaluation.
-        """
-        in_succession = 1
-        for evaluation in reversed(self.evaluations):
-            if not evaluation.failed:
-                break
-            in_succession += 1
-        most = self.schedule.tolerated_failures
+        """Give what counts as an evaluation that failed; raise if there were too many of them."""
+        before = itertools.takewhile(lambda e: e.failed, reversed(self.evaluations))
+        in_succession, most = 1 + sum(1 for _ in before), self.schedule.tolerated_failures
         if in_succession > most:
             raise EvaluationFailed(
                 f"the evaluation at step {self.step} failed: {error}; {in_succession} in "

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import torch
 
-from cmpolicy.training.loop import Dataset, Evaluation, Learner, TrainingLoop
+from cmpolicy.training.loop import Evaluation, TrainingLoop
 from cmpolicy.training.machine import machine_name
+from cmpolicy.training.protocols import Dataset, Learner
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")

@@ -24,6 +24,7 @@ from cmpolicy.policy.consistency_policy import ConsistencyPolicy
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.environments import Environment
 from cmpolicy.rl.evaluation_environment import check_fits, evaluation_env, references_of
+from cmpolicy.rl.rollout import EnvironmentFailure
 from cmpolicy.rl.task import OfflineRL, act_with, build_agent
 from cmpolicy.rl.tasks import EnvConfig
 from cmpolicy.rl.trained_agent import read_record
@@ -275,7 +276,7 @@ def test_a_module_that_only_files_name_is_not_imported(
     assert record.environment("Hopper-v5").make().observation_space.shape == (11,)
 
     assert not (tmp_path / "called").exists()
-    with pytest.raises(SystemExit):
+    with pytest.raises(EnvironmentFailure, match="SystemExit"):
         record.environment("stranger:Hopper-v5")  # the user has named it
     assert (tmp_path / "called").exists()
 

@@ -153,7 +153,7 @@ def test_a_milestone_is_evaluated_and_saved(
     save = loop.save_last
     monkeypatch.setattr(loop, "save_last", lambda: (saved.append(loop.step), save()))
     assert [e.step for e in loop.train()] == [12, 13, 24, 30]
-    assert saved == [0, 10, 13, 20, 30, 30]  # at the end with the evaluation
+    assert saved == [0, 10, 12, 13, 20, 24, 30, 30]  # at the end with the evaluation
     assert torch.equal(loop.learner.weight, uninterrupted.learner.weight)
 
 
@@ -239,7 +239,7 @@ def test_a_learner_that_diverged_stops_at_its_last_finite_state(
     with pytest.raises(DivergedError, match=f"diverged: loss is {value} at step") as error:
         loop.train()
     assert "\n" not in str(error.value)
-    assert loop.run.load_checkpoint("last")["step"] == 10
+    assert loop.run.load_checkpoint("last")["step"] == 12
     assert [int(row["step"]) for row in table(loop.run)] == [4, 6, 8, 12]
 
 
@@ -257,7 +257,7 @@ def test_a_learner_beyond_its_limit_stops_before_anything_is_saved(
         f"training diverged: height is {height} at step 15, its limit 3; the last state before is "
         f"{tmp_path / 'checkpoints' / 'last.safetensors'}; as high as the tower; try to climb less"
     )
-    assert loop.run.load_checkpoint("last")["step"] == 10
+    assert loop.run.load_checkpoint("last")["step"] == 12
 
 
 # Stopped and killed ---------------------------------------------------------------------------
