@@ -86,7 +86,7 @@ def compose_and_call(command: Callable[[Any, list[str]], None], config_name: str
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from cmpolicy.cli.keys import check_keys
+    from cmpolicy.cli.keys import check_finite, check_keys
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing its own
     store = ConfigStore.instance()
@@ -103,7 +103,9 @@ def compose_and_call(command: Callable[[Any, list[str]], None], config_name: str
         overrides = [*HydraConfig.get().overrides.task, *changes]
         try:
             check_keys(config)
-            command(OmegaConf.to_object(config), overrides)
+            composed = OmegaConf.to_object(config)
+            check_finite(composed)
+            command(composed, overrides)
         except Exception as error:
             code = report(error)
             here = os.getpid() == process  # and not with a launcher's worker

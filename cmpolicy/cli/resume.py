@@ -8,14 +8,21 @@ from typing import Any, TypeVar
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cmpolicy.cli.keys import check_finite
 from cmpolicy.cli.run_config import RunConfig
 from cmpolicy.errors import InputError
 from cmpolicy.training.run_directory import RunDirectory
 
 C = TypeVar("C", bound=RunConfig)
+
+MOST_CHARACTERS = 1 << 20  # of a config.yaml
+UNREADABLE = (
+    *(yaml.YAMLError, KeyError, ValueError, TypeError, OSError, RecursionError, AssertionError),
+    *(AttributeError, OverflowError),
+)
 
 CHANGEABLE = (
     "steps",
@@ -56,19 +63,32 @@ def load_config(run: RunDirectory, *kinds: type[C]) -> C | None:
         InputError: if it does not read.
     """
     try:
-        stored = OmegaConf.load(run.config_path)
+        text = run.config_path.read_text(encoding="utf-8")
+        check_yaml(text)
+        stored = OmegaConf.create(text)
+        if not isinstance(stored, DictConfig):
+            raise ValueError("it holds no keys")
         kind = next((kind for kind in kinds if kind.OWN_KEY in stored), None)
         if kind is None:
             return None
         schema = kind.schema_of(stored)
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), stored))
-    except (OmegaConfBaseException, yaml.YAMLError, KeyError, ValueError, OSError) as error:
+        check_finite(config)
+    except (OmegaConfBaseException, *UNREADABLE) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{run.config_path} is damaged or from another version: {reason}"
         ) from error
     assert isinstance(config, kind)
     return config
+
+
+def check_yaml(text: str) -> None:
+    """Raise ValueError for what no configuration of ours has and which takes memory without end."""
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"it has {len(text)} characters, expected at most {MOST_CHARACTERS}")
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ValueError("it has YAML aliases")
 
 
 def resumed_config(path: str | Path, overrides: list[str], *kinds: type[C]) -> C:
@@ -100,6 +120,7 @@ def resumed_config(path: str | Path, overrides: list[str], *kinds: type[C]) -> C
     for key, value in changes.items():
         OmegaConf.update(config, key, value)
     resumed = OmegaConf.to_object(config)
+    check_finite(resumed)
     assert isinstance(resumed, type(stored))
     return resumed
 

@@ -110,9 +110,11 @@ def checked_labels(source: str, labels: Any, count: int, classes: int) -> NDArra
     Raises:
         InputError: for a wrong shape or dtype, or a label outside 0 … `classes` − 1.
     """
+    if isinstance(labels, list) and not all(type(label) is int for label in labels):
+        raise InputError(f"{source}: the labels are not all whole numbers, expected one each")
     try:
         array = np.asarray(labels)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InputError(f"{source}: the labels are ragged, expected one integer each") from None
     if array.shape != (count,) or array.dtype.kind not in "iu":
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 import shlex
 import sys
 import warnings
@@ -97,6 +98,8 @@ class Environment:
             cause = cause.__cause__
         if not is_wrong_input(cause):
             said = " ".join(str(cause).split())
+            if module_of(cause) in ("OpenGL", "mujoco") and "MUJOCO_GL" in os.environ:
+                said += f"; MUJOCO_GL={os.environ['MUJOCO_GL']} does not work here, try egl or none"
             return EnvironmentFailure(
                 f"environment {self.id} failed while it was made: {type(cause).__name__}: {said}"
             )
@@ -170,13 +173,17 @@ def is_wrong_input(error: BaseException) -> bool:
 
     An exception that was raised further in is a failure of the environment's code.
     """
-    if isinstance(error, gymnasium.error.Error | ModuleNotFoundError):
-        return True
+    expected = isinstance(error, gymnasium.error.Error | ModuleNotFoundError)
+    return expected or module_of(error) in ("gymnasium", "cmpolicy")
+
+
+def module_of(error: BaseException) -> str:
+    """Name the package in which an exception was raised."""
     innermost = error.__traceback__
     while innermost is not None and innermost.tb_next is not None:
         innermost = innermost.tb_next
     module = innermost.tb_frame.f_globals.get("__name__", "") if innermost is not None else ""
-    return str(module).partition(".")[0] in ("gymnasium", "cmpolicy")
+    return str(module).partition(".")[0]
 
 
 class FlattenDict(gymnasium.ObservationWrapper[FloatArray, Any, Any]):

@@ -9,7 +9,7 @@ import torch
 from gymnasium.spaces import Box, Space
 
 from cmpolicy.agents import Spaces
-from cmpolicy.datasets.reference_scores import reference_scores
+from cmpolicy.datasets.reference_scores import reference_scores, reference_task
 from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
 from cmpolicy.errors import InputError
 from cmpolicy.rl.config import RLConfig
@@ -80,10 +80,19 @@ def evaluation_env(
 
 
 def references_of(env_id: str, info: DatasetInfo) -> tuple[float, float] | None:
-    """D4RL's reference returns of the environment, else those recorded with the data."""
-    if info.ref_min_score is not None and info.ref_max_score is not None:
+    """Reference returns recorded with the data, if it is of this task; else D4RL's."""
+    same = info.env_id is None or is_same_task(env_id, info)
+    if same and info.ref_min_score is not None and info.ref_max_score is not None:
         return info.ref_min_score, info.ref_max_score
     return reference_scores(env_id)
+
+
+def is_same_task(env_id: str, info: DatasetInfo) -> bool:
+    """Whether data belong to an environment, of whatever version."""
+    if info.env_id is not None and env_id.rpartition("-v")[0] == info.env_id.rpartition("-v")[0]:
+        return True
+    task = reference_task(env_id)
+    return task is not None and task == reference_task(info.dataset_id)
 
 
 def fitting_spaces(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from cmpolicy.rl.evaluation_environment import (
     NO_ENVIRONMENT,
     evaluation_env,
     fitting_spaces,
+    is_same_task,
     references_of,
     refuse_environment_keys,
     spaces_of_data,
@@ -82,6 +83,8 @@ class OfflineRL:
             environment = evaluation_env(env, dataset.info, *places)
             self.env, self.spaces = fitting_spaces(environment, dataset)
             self.references = references_of(self.env.id, dataset.info)
+            comparable = dataset.info.comparable and is_same_task(self.env.id, dataset.info)
+            self.info = replace(dataset.info, comparable=comparable)
         self.learner = build_agent(config, self.spaces).to(device)
         dataset = dataset.to(device)
         transform = reward_transform(dataset, env.reward)
