@@ -5,9 +5,9 @@
 
 Kills: a run is killed by SIGKILL at up to five random moments, goes on each time, and must end in
 the same bits as one that never was. Disks: a write beyond a random number of bytes fails once.
-Flips: one bit of a checkpoint or a policy. Inputs: edited files for every reader, and command lines,
-made with Hypothesis. All counts have rows in faults.csv; those that are there are not made again, so
-that a run that was stopped goes on. Linux and macOS.
+Flips: one bit of a checkpoint or a policy. Inputs: edited files for every reader, and command
+lines, made with Hypothesis. All counts have rows in faults.csv; those that are there are not made
+again, so that a run that was stopped goes on. Linux and macOS.
 """
 
 from __future__ import annotations

@@ -28,13 +28,13 @@ AGENT = (
     *("env=hopper-medium", "dataset.source=sample", "agent.policy.hidden=[8]", "batch_size=8"),
     *("eval.episodes=1", "eval.final_episodes=1"),
 )
-SHORT = ("threads=1", "progress=false", "steps=60", "eval.every=20", "log_every=5")
+SHORT = ("threads=1", "progress=false", "steps=40", "eval.every=20", "log_every=5")
 OFTEN = ("checkpoint_every=7",)
 IMAGES = (
     *("--config-name", "image", "data=digits", "image_loss=edm", "network.channels=16"),
     *("network.multipliers=[1]", "batch_size=8", "eval.samples=4", "eval.final_samples=4"),
 )
-ONLINE = ("agent=ac", "steps=30", "online.steps=30")
+ONLINE = ("agent=ac", "steps=20", "online.steps=20")
 RUNS: dict[str, tuple[str, ...]] = {
     "bc": (*AGENT, *SHORT, *OFTEN, "agent=bc"),
     "ac": (*AGENT, *SHORT, *OFTEN, "agent=ac", "agent.critic_hidden=[8]"),

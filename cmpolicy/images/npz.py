@@ -52,9 +52,9 @@ def read_npz_arrays(
 
 def _read_array(path: Path, content: IO[bytes]) -> NDArray[Any]:
     """Read one array, whose declared size is held against the file's before memory is taken."""
-    version = npy.read_magic(content)  # type: ignore[no-untyped-call]
+    version = npy.read_magic(content)
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read_header(content)  # type: ignore[no-untyped-call]
+    shape, _, dtype = read_header(content)
     if dtype.hasobject:
         raise ValueError("it holds pickled objects")
     check_declared_size(path, math.prod(shape) * dtype.itemsize)
