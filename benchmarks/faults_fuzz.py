@@ -67,7 +67,7 @@ def edit_bytes(content: bytes, edits: list[tuple[str, float, bytes]]) -> bytes:
         elif kind == "insert":
             data[at:at] = new
         elif kind == "zero":
-            data[at : at + len(new)] = bytes(len(new))
+            data[at : at + len(new)] = bytes(len(data[at : at + len(new)]))
         else:
             data[at:at] = data[at : at + 64] * (1 + new[0] % 8)
     return bytes(data)

@@ -114,7 +114,7 @@ def train_as(ranks: Ranks, config: AnyConfig, resume: str | None) -> None:
         if ranks.main:
             reporter.finish(loop)
     except StopSignal as stop:
-        message = f"{stop} in the final evaluation; to go on: {directory.resume_command}"
+        message = f"{stop}; to go on: {directory.resume_command}"
         raise Interrupted(stop.signum, message) from None
     finally:
         directory.unlock()
