@@ -24,7 +24,7 @@ with starting():
     from cmpolicy.rl.score import evaluate_agent
     from cmpolicy.rl.task import act_with
     from cmpolicy.rl.trained_agent import load_agent, read_record
-    from cmpolicy.rl.video import write_video
+    from cmpolicy.rl.video import check_video_package, write_video
     from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
@@ -90,6 +90,8 @@ def evaluate_agent_run(
     config: EvaluateConfig, directory: RunDirectory, device: torch.device
 ) -> None:
     """Roll out a checkpoint of an agent."""
+    if config.video:
+        check_video_package()
     recorded = read_record(directory)
     agent, step = load_agent(directory, recorded.spaces, config.checkpoint, device)
     bind = act_with(agent, config.best_of, config.mode_of, config.steps)

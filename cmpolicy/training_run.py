@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from omegaconf import OmegaConf
 from cmpolicy.acceleration.mode import accelerated, resolve_acceleration
 from cmpolicy.acceleration.precision import resolve_precision, use_precision
 from cmpolicy.acceleration.stacked_seeds_loop import StackedSeedsLoop
-from cmpolicy.cli.command import resolve_device
+from cmpolicy.cli.command import resolve_device, swept_values
 from cmpolicy.cli.resume import imports_module, load_config, resumed_config
 from cmpolicy.errors import InputError, override
 from cmpolicy.images.config import ImageConfig
@@ -66,13 +67,17 @@ def train(config: AnyConfig, overrides: list[str]) -> None:
     make_paths_absolute(config)
     ranks = Ranks.join(config.device)
     try:
-        train_as(ranks, config, resume)
+        train_as(ranks, config, resume, swept_values(sys.argv, overrides))
     finally:
         ranks.leave()
 
 
-def train_as(ranks: Ranks, config: AnyConfig, resume: str | None) -> None:
-    """Train in this process, the only one unless torchrun started several."""
+def train_as(ranks: Ranks, config: AnyConfig, resume: str | None, swept: str = "") -> None:
+    """Train in this process, the only one unless torchrun started several.
+
+    Args:
+        swept: a part of the name of a new run.
+    """
     device = resolve_device(config.device)
     directory = resumed_directory(resume, ranks) if resume is not None else None
     if config.threads is not None:
@@ -89,7 +94,7 @@ def train_as(ranks: Ranks, config: AnyConfig, resume: str | None) -> None:
     )
 
     if directory is None:
-        directory = new_directory(config, task, ranks)
+        directory = new_directory(config, run_path(config, task, swept), ranks)
     elif begins_online(directory, config):
         directory = branched_directory(directory, config)
     computing = {"precision": precision, "acceleration": acceleration}
@@ -120,14 +125,14 @@ def train_as(ranks: Ranks, config: AnyConfig, resume: str | None) -> None:
         directory.unlock()
 
 
-def new_directory(config: AnyConfig, task: Task | OfflineRLSeeds, ranks: Ranks) -> RunDirectory:
-    """Create and lock the directory of a run that begins.
+def new_directory(config: AnyConfig, automatic: Path, ranks: Ranks) -> RunDirectory:
+    """Create and lock the directory of a run that begins, `automatic` if the user names none.
 
     Raises:
         InputError: if it cannot be written, or holds a run already.
     """
     kind = RunDirectory if ranks.main else SilentRunDirectory
-    directory = kind(config.run_dir or run_path(config, task))
+    directory = kind(config.run_dir or automatic)
     directory.create(yaml_of(config), rename=config.run_dir is None)
     return directory
 
@@ -246,11 +251,11 @@ def make_paths_absolute(config: AnyConfig) -> None:
             setattr(node, name, str(Path(value).absolute()))
 
 
-def run_path(config: AnyConfig, task: Task | OfflineRLSeeds) -> Path:
-    """output_dir/task/method-seed-time, or method-5seeds-time for five seeds."""
+def run_path(config: AnyConfig, task: Task | OfflineRLSeeds, swept: str = "") -> Path:
+    """output_dir/task/method-seed-swept-time, or method-5seeds-time for five seeds."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     seed = f"{len(task.seeds)}seeds" if isinstance(task, OfflineRLSeeds) else f"seed{config.seed}"
-    return Path(config.output_dir) / f"{task.run_name()}-{seed}-{now}"
+    return Path(config.output_dir) / f"{task.run_name()}-{seed}{swept}-{now}"
 
 
 def schedule_of(config: AnyConfig) -> Schedule:

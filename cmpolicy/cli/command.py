@@ -6,6 +6,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import sys
 import threading
 import traceback
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("cmpolicy")
+NAMED = {"env", "agent", "seed", "toy", "data", "image_loss", "loss"}  # in names of runs anyway
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel the configurations are inside the package, in a checkout beside it. The path is
@@ -128,6 +130,20 @@ def changes_of_resumed(argv: Sequence[str]) -> list[str]:
     if not resumed or {"-m", "--multirun"} & set(argv):
         return []
     return [argument for argument in given if not argument.startswith(("resume=", "hydra"))]
+
+
+def swept_values(argv: Sequence[str], overrides: Sequence[str]) -> str:
+    """A job's values of what its sweep varies, as a part of a name: ``-learning_rate=0.1``."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    given = [argument for argument in argv[1:] if not argument.startswith("-") and "=" in argument]
+    if not {"-m", "--multirun"} & set(argv):
+        return ""
+    parsed = OverridesParser.create().parse_overrides(given)
+    keys = {each.key_or_group for each in parsed if each.is_sweep_override()} - NAMED
+    values = (override.partition("=")[::2] for override in overrides)
+    parts = [f"-{key.rpartition('.')[2]}={value}" for key, value in values if key in keys]
+    return re.sub(r"[^\w.=+-]", "_", "".join(parts))[:100]
 
 
 class LineFormatter(logging.Formatter):

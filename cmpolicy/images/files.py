@@ -8,7 +8,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -39,12 +39,12 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     Raises:
         InputError: for another format or dtype, or a length other than the header's.
     """
-    opened: Any = path.open("rb")
-    with opened as file:
+    with path.open("rb") as file:
         begin = file.read(2)
         file.seek(0)
         try:
-            return _read_idx(path, gzip.GzipFile(fileobj=file) if begin == b"\x1f\x8b" else file)
+            packed = begin == b"\x1f\x8b"
+            return _read_idx(path, cast("IO[bytes]", gzip.open(file)) if packed else file)
         except (EOFError, OSError, zlib.error) as error:
             raise InputError(
                 f"{path} is cut short or damaged ({error}); download or copy it again"

@@ -121,7 +121,7 @@ class TrainingLoop:
             return
         try:
             self.load(self.run.load_checkpoint("last"))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
             raise InputError(
                 f"{self.run.checkpoint_path('last')} holds no state of such a run: "
                 f"{type(error).__name__} {error}"
