@@ -131,6 +131,8 @@ def test_no_run_there(tmp_path: Path) -> None:
     "change",
     [
         lambda c: {**c, "colour": "red"},
+        lambda c: {**c, "agent": {**c["agent"], "learning_rate": float("nan")}},
+        lambda c: {**c, "agent": {**c["agent"], "learning_rate": float("inf")}},
         lambda c: {**c, "steps": "many"},
         lambda c: {**c, "agent": {**c["agent"], "algorithm": "sac"}},
         lambda c: {k: v for k, v in c.items() if k != "agent"},
@@ -143,7 +145,12 @@ def test_a_damaged_configuration_is_one_line(stored: Path, change: Callable[...,
     assert "is damaged or from another version" in refused(stored)
 
 
-@pytest.mark.parametrize("content", ["a: [1", "\x00", "", "just text", "- 1"])
+BOMB = "a: &a [x]\n" + "".join(f"k{i}: &b{i} [*a, *a]\n" for i in range(9))
+
+
+@pytest.mark.parametrize(
+    "content", ["a: [1", "\x00", "", "just text", "- 1", BOMB, "[" * 5000, "a: " + "x" * (1 << 20)]
+)
 def test_a_file_that_is_no_configuration_is_one_line(stored: Path, content: str) -> None:
     (stored / "config.yaml").write_text(content)
     assert "is damaged or from another version" in refused(stored)
