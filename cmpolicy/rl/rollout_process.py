@@ -65,7 +65,11 @@ class RolloutProcess:
         self.process = context.Process(target=serve, args=(theirs, env, spec))
         self.process.start()
         theirs.close()
-        self.receive(START_SECONDS, "before it was made")
+        try:
+            self.receive(START_SECONDS, "before it was made")
+        except BaseException:
+            self.end()
+            raise
 
     def roll_out(self, act: Act, episodes: int, seeds: Sequence[int]) -> list[Episodes]:
         """See `roll_out_apart`."""
