@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,19 +68,23 @@ def train(config: AnyConfig, overrides: list[str]) -> None:
     make_paths_absolute(config)
     ranks = Ranks.join(config.device)
     try:
-        train_as(ranks, config, resume, swept_values(sys.argv, overrides))
+        with ExitStack() as locks:
+            train_as(ranks, locks, config, resume, swept_values(sys.argv, overrides))
     finally:
         ranks.leave()
 
 
-def train_as(ranks: Ranks, config: AnyConfig, resume: str | None, swept: str = "") -> None:
+def train_as(
+    ranks: Ranks, locks: ExitStack, config: AnyConfig, resume: str | None, swept: str
+) -> None:
     """Train in this process, the only one unless torchrun started several.
 
     Args:
+        locks: of directories, released at its end.
         swept: a part of the name of a new run.
     """
     device = resolve_device(config.device)
-    directory = resumed_directory(resume, ranks) if resume is not None else None
+    directory = resumed_directory(resume, ranks, locks) if resume is not None else None
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if not ranks.main:
@@ -94,9 +99,9 @@ def train_as(ranks: Ranks, config: AnyConfig, resume: str | None, swept: str = "
     )
 
     if directory is None:
-        directory = new_directory(config, run_path(config, task, swept), ranks)
+        directory = new_directory(config, run_path(config, task, swept), ranks, locks)
     elif begins_online(directory, config):
-        directory = branched_directory(directory, config)
+        directory = branched_directory(directory, config, locks)
     computing = {"precision": precision, "acceleration": acceleration}
     loop, reporter = (
         seeds_loop(task, directory, computing)
@@ -121,11 +126,11 @@ def train_as(ranks: Ranks, config: AnyConfig, resume: str | None, swept: str = "
     except StopSignal as stop:
         message = f"{stop}; to go on: {directory.resume_command}"
         raise Interrupted(stop.signum, message) from None
-    finally:
-        directory.unlock()
 
 
-def new_directory(config: AnyConfig, automatic: Path, ranks: Ranks) -> RunDirectory:
+def new_directory(
+    config: AnyConfig, automatic: Path, ranks: Ranks, locks: ExitStack
+) -> RunDirectory:
     """Create and lock the directory of a run that begins, `automatic` if the user names none.
 
     Raises:
@@ -133,17 +138,19 @@ def new_directory(config: AnyConfig, automatic: Path, ranks: Ranks) -> RunDirect
     """
     kind = RunDirectory if ranks.main else SilentRunDirectory
     directory = kind(config.run_dir or automatic)
+    locks.callback(directory.unlock)
     directory.create(yaml_of(config), rename=config.run_dir is None)
     return directory
 
 
-def resumed_directory(path: str, ranks: Ranks) -> RunDirectory:
+def resumed_directory(path: str, ranks: Ranks, locks: ExitStack) -> RunDirectory:
     """Open and lock the directory of a run that goes on.
 
     Raises:
         InputError: if another process is training it.
     """
     directory = (RunDirectory if ranks.main else SilentRunDirectory)(path)
+    locks.callback(directory.unlock)
     directory.lock()
     return directory
 
@@ -155,9 +162,10 @@ def begins_online(directory: RunDirectory, config: AnyConfig) -> bool:
     return offline and isinstance(config, RLConfig) and config.online.steps > 0
 
 
-def branched_directory(offline: RunDirectory, config: AnyConfig) -> RunDirectory:
+def branched_directory(offline: RunDirectory, config: AnyConfig, locks: ExitStack) -> RunDirectory:
     """Create a directory for the part online, which begins with the state of another run."""
     directory = RunDirectory(offline.path.with_name(f"{offline.path.name}-online"))
+    locks.callback(directory.unlock)
     directory.create(yaml_of(config), rename=True)
     directory.copy_state(offline)
     offline.unlock()

@@ -135,11 +135,15 @@ def changes_of_resumed(argv: Sequence[str]) -> list[str]:
 def swept_values(argv: Sequence[str], overrides: Sequence[str]) -> str:
     """A job's values of what its sweep varies, as a part of a name: ``-learning_rate=0.1``."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
     given = [argument for argument in argv[1:] if not argument.startswith("-") and "=" in argument]
     if not {"-m", "--multirun"} & set(argv):
         return ""
-    parsed = OverridesParser.create().parse_overrides(given)
+    try:
+        parsed = OverridesParser.create().parse_overrides(given)
+    except HydraException:  # the command line of another program, which calls this function
+        return ""
     keys = {each.key_or_group for each in parsed if each.is_sweep_override()} - NAMED
     values = (override.partition("=")[::2] for override in overrides)
     parts = [f"-{key.rpartition('.')[2]}={value}" for key, value in values if key in keys]
