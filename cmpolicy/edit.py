@@ -10,22 +10,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
+from cmpolicy.cli.command import resolve_device, run, starting
 
-from cmpolicy.cli.command import resolve_device, run
-from cmpolicy.errors import InputError
-from cmpolicy.images.config import EditConfig
-from cmpolicy.images.dataset import open_images
-from cmpolicy.images.editing_tasks import (
-    INBETWEENS,
-    TASKS,
-    EditingSession,
-    scale_factor,
-    seeded,
-)
-from cmpolicy.images.model import ImageModel, load_image_model
+with starting():
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from cmpolicy.errors import InputError
+    from cmpolicy.images.config import EditConfig
+    from cmpolicy.images.dataset import open_images
+    from cmpolicy.images.editing_tasks import (
+        INBETWEENS,
+        TASKS,
+        EditingSession,
+        scale_factor,
+        seeded,
+    )
+    from cmpolicy.images.model import ImageModel, load_image_model
 
 if TYPE_CHECKING:
     from PIL import Image

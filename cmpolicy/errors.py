@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +28,14 @@ def needs_extra(name: str) -> Iterator[None]:
         raise InputError(
             f"{error.name} is not installed; install the extra: pip install -e '.[{name}]'"
         ) from None
+
+
+def override(key: str, value: object) -> str:
+    """`key=value` to be pasted: quoted for Hydra's grammar, then for the shell."""
+    text = str(value)
+    if not re.fullmatch(r"[A-Za-z0-9_./:+@%*?|-]+", text):
+        text = "'" + text.replace("'", "\\'") + "'"
+    return shlex.quote(f"{key}={text}")
 
 
 def one_line(error: Exception) -> str:

@@ -8,16 +8,19 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
-from hydra.core.config_store import ConfigStore
+from cmpolicy.cli.command import resolve_device, run, starting
 
-from cmpolicy.cli.command import resolve_device, run
-from cmpolicy.cli.resume import load_config
-from cmpolicy.cli.run_config import check_positive
-from cmpolicy.errors import InputError
-from cmpolicy.images.config import ImageConfig, ImageMetricsConfig
-from cmpolicy.images.evaluation import evaluate_image_run, evaluate_npz
-from cmpolicy.run import Run
-from cmpolicy.training.run_directory import RunDirectory
+with starting():
+    from hydra.core.config_store import ConfigStore
+
+    from cmpolicy.cli.resume import load_config
+    from cmpolicy.cli.run_config import check_positive
+    from cmpolicy.errors import InputError
+    from cmpolicy.images.config import ImageConfig, ImageMetricsConfig
+    from cmpolicy.images.evaluation import evaluate_image_run, evaluate_npz
+    from cmpolicy.rl.video import check_video_package
+    from cmpolicy.run import Run
+    from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
 
@@ -79,6 +82,8 @@ def evaluate(config: EvaluateConfig, overrides: list[str]) -> None:
 
 def evaluate_agent_run(config: EvaluateConfig) -> None:
     """Roll out a checkpoint of an agent."""
+    if config.video:
+        check_video_package()
     assert config.run is not None
     trained = Run(config.run, config.checkpoint, config.device)
     options = {"best_of": config.best_of, "mode_of": config.mode_of, "steps": config.steps}

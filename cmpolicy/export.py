@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from cmpolicy.cli.command import run, starting
 
-from cmpolicy.cli.command import run
-from cmpolicy.cli.run_config import check_checkpoint, check_positive
-from cmpolicy.errors import InputError
-from cmpolicy.policy.consistency_policy import ConsistencyPolicy
-from cmpolicy.policy.export_graph import FORMATS, PolicyGraph, checked_form, save_form
-from cmpolicy.rl.trained_agent import load_agent, read_record
-from cmpolicy.training.run_directory import RunDirectory
+with starting():
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import MISSING
+
+    from cmpolicy.cli.run_config import check_checkpoint, check_positive
+    from cmpolicy.errors import InputError
+    from cmpolicy.policy.consistency_policy import ConsistencyPolicy
+    from cmpolicy.policy.export_graph import FORMATS, PolicyGraph, checked_form, save_form
+    from cmpolicy.rl.trained_agent import load_agent, read_record
+    from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
 

@@ -11,17 +11,19 @@ import re
 import sys
 from pathlib import Path
 
-import torch
-from torch import Tensor
-from tqdm import tqdm
+from cmpolicy.cli.command import resolve_device, run, starting
 
-from cmpolicy.cli.command import resolve_device, run
-from cmpolicy.consistency.sampling import check_levels, grid_levels
-from cmpolicy.errors import InputError
-from cmpolicy.generative.models import EDMTeacher
-from cmpolicy.images.config import SampleConfig
-from cmpolicy.images.files import write_grid, write_npz
-from cmpolicy.images.model import TEACHER_STEPS, ImageModel, Sampler, load_image_model
+with starting():
+    import torch
+    from torch import Tensor
+    from tqdm import tqdm
+
+    from cmpolicy.consistency.sampling import check_levels, grid_levels
+    from cmpolicy.errors import InputError
+    from cmpolicy.generative.models import EDMTeacher
+    from cmpolicy.images.config import SampleConfig
+    from cmpolicy.images.files import write_grid, write_npz
+    from cmpolicy.images.model import TEACHER_STEPS, ImageModel, Sampler, load_image_model
 
 log = logging.getLogger("cmpolicy")
 GRID = 40  # levels of the grid of `ts` where `steps` is not given, as in OpenAI's code

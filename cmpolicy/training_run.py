@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import logging
+import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,10 @@ from omegaconf import OmegaConf
 from cmpolicy.acceleration.mode import accelerated, resolve_acceleration
 from cmpolicy.acceleration.precision import resolve_precision, use_precision
 from cmpolicy.acceleration.stacked_seeds_loop import StackedSeedsLoop
-from cmpolicy.cli.command import resolve_device
-from cmpolicy.cli.resume import imports_module, resumed_config
+from cmpolicy.cli.command import resolve_device, swept_values
+from cmpolicy.cli.resume import imports_module, load_config, resumed_config
 from cmpolicy.datasets.transitions import TransitionDataset
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, override
 from cmpolicy.images.config import ImageConfig
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.seeds import OfflineRLSeeds
@@ -26,7 +28,8 @@ from cmpolicy.rl.task import OfflineRL
 from cmpolicy.toys.config import ToyConfig
 from cmpolicy.training.distributed import Ranks
 from cmpolicy.training.interruption import Interrupted, StopSignal
-from cmpolicy.training.loop import GrowingDataset, Schedule, TrainingLoop
+from cmpolicy.training.loop import Schedule, TrainingLoop
+from cmpolicy.training.protocols import GrowingDataset
 from cmpolicy.training.random_state import RandomState
 from cmpolicy.training.report import Reporter, Task
 from cmpolicy.training.run_directory import RunDirectory, SilentRunDirectory
@@ -74,16 +77,29 @@ def train(config: AnyConfig, overrides: list[str], data: TransitionDataset | Non
     make_paths_absolute(config)
     ranks = Ranks.join(config.device)
     try:
-        return train_as(ranks, config, resume, data)
+        with ExitStack() as locks:
+            swept = swept_values(sys.argv, overrides)
+            return train_as(ranks, locks, config, resume, swept, data)
     finally:
         ranks.leave()
 
 
 def train_as(
-    ranks: Ranks, config: AnyConfig, resume: str | None, data: TransitionDataset | None
+    ranks: Ranks,
+    locks: ExitStack,
+    config: AnyConfig,
+    resume: str | None,
+    swept: str,
+    data: TransitionDataset | None,
 ) -> Path:
-    """Train in this process, the only one unless torchrun started several."""
+    """Train in this process, the only one unless torchrun started several.
+
+    Args:
+        locks: of directories, released at its end.
+        swept: a part of the name of a new run.
+    """
     device = resolve_device(config.device)
+    directory = resumed_directory(resume, ranks, locks) if resume is not None else None
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if not ranks.main:
@@ -97,7 +113,10 @@ def train_as(
         config.accelerate, task.learner, device, config.steps, growing=growing
     )
 
-    directory = open_directory(config, resume, task, ranks)
+    if directory is None:
+        directory = new_directory(config, run_path(config, task, swept), ranks, locks)
+    elif begins_online(directory, config):
+        directory = branched_directory(directory, config, locks)
     computing = {"precision": precision, "acceleration": acceleration}
     loop, reporter = (
         seeds_loop(task, directory, computing)
@@ -110,33 +129,63 @@ def train_as(
     if resume is not None:
         restore(loop, config)
     write_configs_of_seeds(loop, config)
+    if isinstance(config, RLConfig) and imports_module(config.env.id):
+        directory.resume_arguments = (override("env.id", config.env.id),)
     log.info("run: %s   device: %s, %s, %s", directory.path, device, precision, acceleration)
-    if ranks.main and not resume:
-        reporter.progress([], 0.0)
-    loop.train()
-    if ranks.main:
-        try:
+    try:
+        if ranks.main and not resume:
+            reporter.progress([], 0.0)
+        loop.train()
+        if ranks.main:
             reporter.finish(loop)
-        except StopSignal as stop:
-            message = f"{stop} in the final evaluation; to go on: {directory.resume_command}"
-            raise Interrupted(stop.signum, message) from None
+    except StopSignal as stop:
+        message = f"{stop}; to go on: {directory.resume_command}"
+        raise Interrupted(stop.signum, message) from None
     return directory.path
 
 
-def open_directory(
-    config: AnyConfig, resume: str | None, task: Task | OfflineRLSeeds, ranks: Ranks
+def new_directory(
+    config: AnyConfig, automatic: Path, ranks: Ranks, locks: ExitStack
 ) -> RunDirectory:
-    """Open the directory of a resumed run, or create a new one.
+    """Create and lock the directory of a run that begins, `automatic` if the user names none.
 
     Raises:
         InputError: if it cannot be written, or holds a run already.
     """
     kind = RunDirectory if ranks.main else SilentRunDirectory
-    directory = kind(resume or config.run_dir or run_path(config, task))
-    if isinstance(config, RLConfig) and imports_module(config.env.id):
-        directory.resume_arguments = (f"env.id={config.env.id}",)
-    if resume is None:
-        directory.create(yaml_of(config), rename=config.run_dir is None)
+    directory = kind(config.run_dir or automatic)
+    locks.callback(directory.unlock)
+    directory.create(yaml_of(config), rename=config.run_dir is None)
+    return directory
+
+
+def resumed_directory(path: str, ranks: Ranks, locks: ExitStack) -> RunDirectory:
+    """Open and lock the directory of a run that goes on.
+
+    Raises:
+        InputError: if another process is training it.
+    """
+    directory = (RunDirectory if ranks.main else SilentRunDirectory)(path)
+    locks.callback(directory.unlock)
+    directory.lock()
+    return directory
+
+
+def begins_online(directory: RunDirectory, config: AnyConfig) -> bool:
+    """Whether a run on data alone is to go on in the environment."""
+    stored = load_config(directory, *RUN_CONFIGS)
+    offline = isinstance(stored, RLConfig) and not stored.online.steps
+    return offline and isinstance(config, RLConfig) and config.online.steps > 0
+
+
+def branched_directory(offline: RunDirectory, config: AnyConfig, locks: ExitStack) -> RunDirectory:
+    """Create a directory for the part online, which begins with the state of another run."""
+    directory = RunDirectory(offline.path.with_name(f"{offline.path.name}-online"))
+    locks.callback(directory.unlock)
+    directory.create(yaml_of(config), rename=True)
+    directory.copy_state(offline)
+    offline.unlock()
+    log.info("online in %s; %s stays as it is", directory.path, offline.path)
     return directory
 
 
@@ -169,7 +218,7 @@ def seeds_loop(
 ) -> tuple[StackedSeedsLoop, SeedsReporter]:
     """Make the loop of several seeds; the run of each is below the run directory."""
     config = task.config
-    runs = [RunDirectory(directory.path / f"seed-{seed}") for seed in task.seeds]
+    runs = [directory.below(f"seed-{seed}") for seed in task.seeds]
     parts = [
         single_loop(one, config, run, computing, Ranks(), state)
         for run, one, state in zip(runs, task.tasks, task.random_states, strict=True)
@@ -226,11 +275,11 @@ def make_paths_absolute(config: AnyConfig) -> None:
             setattr(node, name, str(Path(value).absolute()))
 
 
-def run_path(config: AnyConfig, task: Task | OfflineRLSeeds) -> Path:
-    """output_dir/task/method-seed-time, or method-5seeds-time for five seeds."""
+def run_path(config: AnyConfig, task: Task | OfflineRLSeeds, swept: str = "") -> Path:
+    """output_dir/task/method-seed-swept-time, or method-5seeds-time for five seeds."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     seed = f"{len(task.seeds)}seeds" if isinstance(task, OfflineRLSeeds) else f"seed{config.seed}"
-    return Path(config.output_dir) / f"{task.run_name()}-{seed}-{now}"
+    return Path(config.output_dir) / f"{task.run_name()}-{seed}{swept}-{now}"
 
 
 def schedule_of(config: AnyConfig) -> Schedule:
@@ -242,4 +291,5 @@ def schedule_of(config: AnyConfig) -> Schedule:
         eval_every=config.eval.every,
         checkpoint_every=config.checkpoint_every,
         milestone=config.steps if config.updates > config.steps else None,
+        tolerated_failures=getattr(config.eval, "tolerated_failures", 0),
     )

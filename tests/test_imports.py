@@ -17,22 +17,24 @@ COMMANDS = {"train", "evaluate", "select", "sample", "edit", "export", "data", "
 
 # From the bottom up: a package or a file at the top imports, of our own code, at most what stands
 # beside it. Commands may import everything below them.
-FOUNDATION = {"errors", "atomic_file", "array_types", "download"}
+FOUNDATION = {"errors", "atomic_file", "array_types", "declared_size", "download"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "atomic_file": set(),
     "array_types": set(),
+    "declared_size": {"errors"},
+    "directory_lock": set(),
     "download": {"errors"},
     "tensor_file": {"errors", "atomic_file"},
     "plugins": {"errors"},
     "consistency": set(),
     "networks": set(),
-    "training": {"errors", "atomic_file", "tensor_file"},
+    "training": {"errors", "atomic_file", "tensor_file", "directory_lock"},
     "policy": {
         *("errors", "atomic_file", "array_types", "tensor_file", "plugins", "consistency"),
         *("networks", "training"),
     },
-    "datasets": {"errors", "array_types", "download"},
+    "datasets": {"errors", "array_types", "declared_size", "download"},
     "agents": {"errors", "array_types", "plugins", "consistency", "networks", "policy", "datasets"},
     "acceleration": {
         *("errors", "array_types", "consistency", "networks", "datasets", "agents", "training"),

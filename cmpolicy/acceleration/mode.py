@@ -10,7 +10,8 @@ import torch
 from cmpolicy.errors import InputError
 
 if TYPE_CHECKING:
-    from cmpolicy.training.loop import Advance, Dataset, Learner
+    from cmpolicy.training.loop import Advance
+from cmpolicy.training.protocols import Dataset, Learner
 
 log = logging.getLogger("cmpolicy")
 ACCELERATIONS = ("auto", "graph", "compiled_graph", "compile", "off")

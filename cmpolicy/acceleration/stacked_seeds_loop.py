@@ -7,15 +7,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cmpolicy.training.loop import (
-    Dataset,
-    DivergedError,
-    Evaluation,
-    Learner,
-    OnEvaluation,
-    Schedule,
-    TrainingLoop,
-)
+from cmpolicy.training.loop import DivergedError, Evaluation, OnEvaluation, Schedule, TrainingLoop
+from cmpolicy.training.protocols import Dataset, Learner
 from cmpolicy.training.run_directory import RunDirectory
 
 
@@ -88,6 +81,10 @@ class StackedSeedsLoop(TrainingLoop):
                     f"resume={self.run.path}/seed-N"
                 ) from None
 
+    def no_evaluation(self) -> list[Evaluation]:
+        """Give what `evaluate` would, for an evaluation that failed."""
+        return [super(StackedSeedsLoop, self).no_evaluation() for _ in self.seeds]
+
     def record_evaluation(self, evaluation: Sequence[Evaluation]) -> Evaluation:
         """Pass each seed its evaluation; return the means."""
         for loop, own in zip(self.seeds, evaluation, strict=True):
@@ -127,7 +124,8 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> Evaluation:
     }
     scores = [e.score for e in evaluations]
     scalars["eval/seed_standard_error"] = standard_error(scores)
-    return Evaluation(evaluations[0].step, statistics.fmean(scores), scalars)
+    failed = any(e.failed for e in evaluations)
+    return Evaluation(evaluations[0].step, statistics.fmean(scores), scalars, failed)
 
 
 def standard_error(values: Sequence[float]) -> float:

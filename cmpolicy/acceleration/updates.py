@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cmpolicy.acceleration.compiled_update import UpdateMetrics
 from cmpolicy.networks.linear import bfloat16_products
-from cmpolicy.training.loop import Dataset, Learner
+from cmpolicy.training.protocols import Dataset, Learner
 
 
 class Updates:

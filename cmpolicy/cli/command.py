@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
+import re
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("cmpolicy")
+NAMED = {"env", "agent", "seed", "toy", "data", "image_loss", "loss"}  # in names of runs anyway
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel the configurations are inside the package, in a checkout beside it. The path is
@@ -41,20 +46,35 @@ def run(
     handler.setFormatter(LineFormatter())
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may know no ± and no é
+            with suppress(OSError):
+                stream.reconfigure(errors="backslashreplace")
     try:
-        with stopped_at_once():
-            for schema in schemas:  # they import torch, which takes seconds
+        with starting():
+            for schema in schemas:
                 importlib.import_module(schema)
             failed = compose_and_call(command, config_name)
-    except StopSignal as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(128 + stop.signum)
     except Exception as error:
         sys.exit(report(error))
     if failed:
         jobs = "; ".join(failed)
         print(f"error: {len(failed)} of the sweep's jobs failed: {jobs}", file=sys.stderr)
         sys.exit(min(failed.values()))
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Within, where a command's module imports torch, which takes seconds, Ctrl-C is one line."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # a command's module is imported as any other
+        return
+    try:
+        with stopped_at_once():
+            yield
+    except StopSignal as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signum)
 
 
 def compose_and_call(command: Callable[[Any, list[str]], None], config_name: str) -> dict[str, int]:
@@ -68,7 +88,7 @@ def compose_and_call(command: Callable[[Any, list[str]], None], config_name: str
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from cmpolicy.cli.keys import check_keys
+    from cmpolicy.cli.keys import check_finite, check_keys
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing its own
     store = ConfigStore.instance()
@@ -76,14 +96,18 @@ def compose_and_call(command: Callable[[Any, list[str]], None], config_name: str
     setattr(store, "__deepcopy__", lambda memo: store)  # noqa: B010
     failed: dict[str, int] = {}
     process = os.getpid()
+    changes = changes_of_resumed(sys.argv)
+    sys.argv = [argument for argument in sys.argv if argument not in changes]
 
     @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=config_name)
     def call(config: Any) -> None:
         # Errors end here: handed back to Hydra they would be announced a second time.
-        overrides = list(HydraConfig.get().overrides.task)
+        overrides = [*HydraConfig.get().overrides.task, *changes]
         try:
             check_keys(config)
-            command(OmegaConf.to_object(config), overrides)
+            composed = OmegaConf.to_object(config)
+            check_finite(composed)
+            command(composed, overrides)
         except Exception as error:
             code = report(error)
             here = os.getpid() == process  # and not with a launcher's worker
@@ -93,6 +117,37 @@ def compose_and_call(command: Callable[[Any, list[str]], None], config_name: str
 
     call()
     return failed
+
+
+def changes_of_resumed(argv: Sequence[str]) -> list[str]:
+    """The changes on the command line of one resumed run.
+
+    They are for its own configuration, whose keys those of the command's may lack; so Hydra does
+    not see them.
+    """
+    given = [argument for argument in argv[1:] if not argument.startswith("-") and "=" in argument]
+    resumed = any(argument.startswith("resume=") for argument in given)
+    if not resumed or {"-m", "--multirun"} & set(argv):
+        return []
+    return [argument for argument in given if not argument.startswith(("resume=", "hydra"))]
+
+
+def swept_values(argv: Sequence[str], overrides: Sequence[str]) -> str:
+    """A job's values of what its sweep varies, as a part of a name: ``-learning_rate=0.1``."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    given = [argument for argument in argv[1:] if not argument.startswith("-") and "=" in argument]
+    if not {"-m", "--multirun"} & set(argv):
+        return ""
+    try:
+        parsed = OverridesParser.create().parse_overrides(given)
+    except HydraException:  # the command line of another program, which calls this function
+        return ""
+    keys = {each.key_or_group for each in parsed if each.is_sweep_override()} - NAMED
+    values = (override.partition("=")[::2] for override in overrides)
+    parts = [f"-{key.rpartition('.')[2]}={value}" for key, value in values if key in keys]
+    return re.sub(r"[^\w.=+-]", "_", "".join(parts))[:100]
 
 
 class LineFormatter(logging.Formatter):

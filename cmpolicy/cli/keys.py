@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
+from typing import Any
 
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +29,20 @@ def check_keys(config: DictConfig) -> None:
         if not in_schema:
             others = [other for other, is_known in known.items() if is_known]
             raise InputError(f"there is no key {key}{nearest(key, others)}")
+
+
+def check_finite(node: Any, key: str = "") -> None:
+    """Raise ValueError for NaN and for an infinity that is no default: range checks let them by."""
+    if isinstance(node, float) and not math.isfinite(node):
+        raise ValueError(f"{key} must be a finite number, got {node}")
+    items: Iterable[tuple[Any, Any]] = ()
+    if dataclasses.is_dataclass(node):
+        fields = [(field, getattr(node, field.name)) for field in dataclasses.fields(node)]
+        items = [(field.name, value) for field, value in fields if value != field.default]
+    elif isinstance(node, dict | list):
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+    for name, value in items:
+        check_finite(value, f"{key}.{name}" if key else str(name))
 
 
 def keys_of(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, bool]]:

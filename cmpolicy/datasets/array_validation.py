@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmpolicy.array_types import BoolArray, FloatArray
+from cmpolicy.declared_size import check_declared_size
 from cmpolicy.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-FREE_BYTES = 64 << 20  # may be declared by any file
-LARGEST_COMPRESSION = 1100  # deflate's is 1032
 FEWEST_STEPS = 256  # of float32 that the range of an entry should have
 
 
@@ -170,17 +169,3 @@ def check_hdf5(file: Path, columns: Mapping[str, h5py.Dataset]) -> None:
         said = ", ".join(f"{key} {shape}" for key, shape in shapes.items())
         raise InputError(f"{file}: the arrays differ in length: {said}")
     check_declared_size(file, sum(column.nbytes for column in columns.values()))
-
-
-def check_declared_size(file: Path, declared: int) -> None:
-    """Refuse a file whose arrays are far larger than it, in bytes.
-
-    Raises:
-        InputError: says both sizes.
-    """
-    size = file.stat().st_size
-    if declared > max(FREE_BYTES, LARGEST_COMPRESSION * size):
-        raise InputError(
-            f"{file} declares arrays of {declared / 1e9:.1f} GB in a file of {size / 1e3:.0f} kB; "
-            "it is damaged or was never filled"
-        )

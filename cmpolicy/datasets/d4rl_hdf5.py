@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cmpolicy.datasets.array_validation import check_hdf5, is_own_dataset
+from cmpolicy.datasets.array_validation import check_hdf5, is_own, is_own_dataset
 from cmpolicy.datasets.time_limit import time_limit
 from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
 from cmpolicy.errors import InputError
@@ -56,6 +57,11 @@ def load_hdf5(
 def _read(file: Path) -> tuple[dict[str, NDArray[Any]], str | None]:
     if not file.is_file():
         raise InputError(f"no file at {file}, expected a D4RL HDF5 file; check the path")
+    if zipfile.is_zipfile(file):
+        raise InputError(
+            f"{file} is an .npz or .zip file, expected HDF5 in D4RL's layout; write its arrays to "
+            "one with h5py, under the same names"
+        )
     if not h5py.is_hdf5(file):
         raise InputError(f"{file} is not an HDF5 file; expected D4RL's layout, download it again")
     try:
@@ -63,12 +69,22 @@ def _read(file: Path) -> tuple[dict[str, NDArray[Any]], str | None]:
             return _arrays(file, opened), _text(opened.attrs.get("env_id"))
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         reason = " ".join(str(error).split())
+        if "unable to lock file" in reason:
+            raise InputError(
+                f"{file} is open for writing in another process; close it there first"
+            ) from None
         raise InputError(
             f"{file} is cut short or damaged ({reason}); download or copy it again"
         ) from None
 
 
 def _arrays(file: Path, opened: h5py.File) -> dict[str, NDArray[Any]]:
+    for key in REQUIRED_KEYS:
+        if is_own(opened, key) and isinstance(opened[key], h5py.Group):
+            raise InputError(
+                f"{file}: {key} is a group of {', '.join(map(str, opened[key]))}, expected one "
+                "array; concatenate them, or record with Minari, which knows dictionaries"
+            )
     missing = [key for key in REQUIRED_KEYS if not is_own_dataset(opened, key)]
     if missing:
         raise InputError(

@@ -13,10 +13,11 @@ import h5py
 import numpy as np
 
 from cmpolicy.datasets.alignment import Episode
-from cmpolicy.datasets.array_validation import check_declared_size, is_own, is_own_dataset
+from cmpolicy.datasets.array_validation import is_own, is_own_dataset
 from cmpolicy.datasets.dict_observations import flatten
 from cmpolicy.datasets.minari_metadata import MinariMetadata, read_metadata
 from cmpolicy.datasets.transitions import TransitionDataset
+from cmpolicy.declared_size import check_declared_size
 from cmpolicy.download import unreachable
 from cmpolicy.errors import InputError, one_line
 

@@ -23,18 +23,36 @@ REFERENCE_SCORES: dict[str, tuple[float, float]] = {
     "kitchen": (0.0, 4.0),
 }
 
-# what Gymnasium calls the same tasks
-_PREFIX = re.compile("^(adroithand|franka)")
+# The ids under which these tasks are registered, with the rewards that the references are of. Not
+# AdroitHandDoor-v1, AdroitHandHammer-v1 and AdroitHandRelocate-v1: where D4RL subtracts a tenth of
+# the hand's distance from its target, gymnasium-robotics (1.4.2) adds it.
+_IDS = re.compile(
+    r"(Hopper|HalfCheetah|Walker2d)-v[2-5]"
+    r"|AdroitHand(Pen)-v1|(AntMaze)_(?:UMaze|Medium|Large)\w*-v[3-5]|Franka(Kitchen)-v1"
+    r"|(hopper|halfcheetah|walker2d)-(?:random|medium|expert|full)(?:-replay|-expert)?-v[0-2]"
+    r"|(pen|hammer|door|relocate)-(?:human|cloned|expert)(?:-longhorizon)?-v[01]"
+    r"|(antmaze)-(?:umaze|medium|large|ultra)(?:-diverse|-play)?-v[0-2]"
+    r"|(kitchen)-(?:complete|partial|mixed)-v0"
+    r"|mujoco/(hopper|halfcheetah|walker2d)/[\w-]+-v\d+"
+    r"|D4RL/(pen|hammer|door|relocate|antmaze|kitchen)/[\w-]+-v\d+"
+    rf"|({'|'.join(REFERENCE_SCORES)})"
+)
+
+
+def reference_task(name: str) -> str | None:
+    """The key of `REFERENCE_SCORES` for the exact id of an environment or a dataset, or None."""
+    match = _IDS.fullmatch(name)
+    return next(filter(None, match.groups())).lower() if match else None
 
 
 def reference_scores(env_id: str) -> tuple[float, float] | None:
     """(minimum, maximum) return for an environment or dataset id, None where D4RL has none.
 
     `Hopper-v2`, `Hopper-v5`, `hopper-medium-v2`, `mujoco/hopper/medium-v0`, `AdroitHandPen-v1`,
-    `AntMaze_UMaze-v4` and `FrankaKitchen-v1` are all known; `Pendulum-v1` is not a pen.
+    `AntMaze_UMaze-v4` and `FrankaKitchen-v1` are all known; `own:Hopper-v5` is not.
     """
-    words = (_PREFIX.sub("", word) for word in re.split(r"[-_/]", env_id.lower()))
-    return next((REFERENCE_SCORES[word] for word in words if word in REFERENCE_SCORES), None)
+    task = reference_task(env_id)
+    return None if task is None else REFERENCE_SCORES[task]
 
 
 @overload

@@ -119,10 +119,22 @@ def load_path(
     """
     place = Path(path).expanduser()
     if place.is_dir():
+        parts = sorted(place.glob("*.hdf5")) + sorted(place.glob("*.h5"))
+        if parts and not (place / "data").is_dir():
+            raise InputError(
+                f"{place} is a folder of HDF5 files ({parts[0].name}, …), expected one file or a "
+                "Minari dataset; append the arrays of all to one file first"
+            )
         return load_minari(place)
     if not place.exists() and re.fullmatch(r"[-\w]+(/[-\w]+)*-v\d+", str(path)):
         if not minari_on_disk(str(path)):
-            download_minari(str(path))
+            try:
+                download_minari(str(path))
+            except InputError as error:
+                raise InputError(
+                    f"no {path} in {minari_directory()}, which MINARI_DATASETS_PATH can change; "
+                    f"downloading it failed: {error}"
+                ) from None
         return load_minari(str(path))
     d4rl_id = recognised(place) if place.is_file() else None
     if d4rl_id is None:

@@ -97,13 +97,23 @@ def read_json_labels(path: Path, count: int) -> NDArray[np.int64]:
     """
     try:
         labels = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is cut short or not JSON ({error})") from None
     return checked_labels(str(path), labels, count, CLASSES)
 
 
-class _BatchUnpickler(pickle.Unpickler):
-    """Resolve only the names of a pickled array, to harmless stand-ins."""
+class _BatchUnpickler(pickle._Unpickler):
+    """Resolve only the names of a pickled array, to harmless stand-ins.
+
+    The unpickler in Python: the one in C takes whatever memory a number in the file asks for. So
+    does one instruction of this one, which no batch has.
+    """
+
+    dispatch = {
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()
+        if code != pickle.BYTEARRAY8[0]
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         known = {

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmpolicy.atomic_file import write_atomically
 from cmpolicy.consistency.loss_metrics import mean_squared
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, one_line
 from cmpolicy.generative.learner import SIGMA_DATA
 
 log = logging.getLogger("cmpolicy")
@@ -133,9 +134,7 @@ def trained_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ImageClassifier(shape, data.classes).to(device)
-    if path.is_file():
-        network.load_state_dict(load_file(path, device=str(device)))
-    else:
+    if not _load_cached(network, path, device):
         log.info("training a classifier on %d images", len(labels))
         fit(network, data.images, labels, seed)
         with torch.no_grad():
@@ -145,6 +144,18 @@ def trained_classifier(
         weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
         write_atomically(path, save(weights))
     return network.eval().requires_grad_(False), key
+
+
+def _load_cached(network: nn.Module, path: Path, device: torch.device) -> bool:
+    """Load weights; False if there are none, or they are damaged."""
+    try:
+        network.load_state_dict(load_file(path, device=str(device)))
+    except FileNotFoundError:
+        return False
+    except (SafetensorError, OSError, RuntimeError) as error:
+        log.warning("%s is damaged (%s) and made again", path, one_line(error))
+        return False
+    return True
 
 
 def fit(network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> None:

@@ -6,10 +6,9 @@ import gzip
 import io
 import math
 import struct
-import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,9 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmpolicy.atomic_file import write_atomically
-from cmpolicy.errors import InputError, needs_extra, one_line
+from cmpolicy.declared_size import check_declared_size
+from cmpolicy.errors import InputError, needs_extra
+from cmpolicy.images.npz import read_npz_arrays
 
 IDX_UINT8 = 0x08  # the type byte of the magic number
+MAX_IDX_AXES = 8  # more than images have
 MAX_NPZ_CLASSES = 1 << 16  # larger integers are not class labels
 
 
@@ -37,28 +39,39 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     Raises:
         InputError: for another format or dtype, or a length other than the header's.
     """
-    content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
+    with path.open("rb") as file:
+        begin = file.read(2)
+        file.seek(0)
         try:
-            content = gzip.decompress(content)
+            packed = begin == b"\x1f\x8b"
+            return _read_idx(path, cast("IO[bytes]", gzip.open(file)) if packed else file)
         except (EOFError, OSError, zlib.error) as error:
             raise InputError(
                 f"{path} is cut short or damaged ({error}); download or copy it again"
             ) from None
-    if len(content) < 4 or content[:2] != b"\0\0" or content[3] == 0:
-        raise InputError(f"{path} is not an IDX file; it begins with {content[:4].hex() or '-'}")
-    if content[2] != IDX_UINT8:
-        raise InputError(f"{path} holds type 0x{content[2]:02x}, expected bytes (0x08)")
-    header = struct.Struct(f">4x{content[3]}I")
-    if len(content) < header.size:
+
+
+def _read_idx(path: Path, content: IO[bytes]) -> NDArray[np.uint8]:
+    magic = content.read(4)
+    if len(magic) < 4 or magic[:2] != b"\0\0" or not 1 <= magic[3] <= MAX_IDX_AXES:
+        raise InputError(f"{path} is not an IDX file; it begins with {magic.hex() or '-'}")
+    if magic[2] != IDX_UINT8:
+        raise InputError(f"{path} holds type 0x{magic[2]:02x}, expected bytes (0x08)")
+    header = struct.Struct(f">{magic[3]}I")
+    sizes = content.read(header.size)
+    if len(sizes) < header.size:
         raise InputError(f"{path} is cut short within its header; download or copy it again")
-    shape, begin = header.unpack_from(content), header.size
-    if len(content) - begin != math.prod(shape):
+    shape = header.unpack(sizes)
+    declared = math.prod(shape)
+    check_declared_size(path, declared)
+    data = content.read(declared + 1)
+    if len(data) != declared:
+        held = f"{len(data)} bytes" if len(data) < declared else "more bytes"
         raise InputError(
-            f"{path} holds {len(content) - begin} bytes of data, expected "
+            f"{path} holds {held} of data, expected "
             f"{' × '.join(map(str, shape))} as its header says; download or copy it again"
         )
-    return np.frombuffer(content, np.uint8, offset=begin).reshape(shape).copy()  # writable
+    return np.frombuffer(data, np.uint8).reshape(shape).copy()  # writable
 
 
 def read_npz(path: Path) -> Pictures:
@@ -70,11 +83,11 @@ def read_npz(path: Path) -> Pictures:
     Raises:
         InputError: for a damaged file, a missing `arr_0`, or a wrong shape, dtype or label.
     """
-    arrays = _npz_arrays(path)
+    arrays, keys = read_npz_arrays(path, ("arr_0", "arr_1"))
     if "arr_0" not in arrays:
         raise InputError(
             f"{path} has no arr_0, expected uint8 images (N, H, W, C) under that key; it holds "
-            f"{', '.join(sorted(arrays)) or 'nothing'}"
+            f"{', '.join(sorted(keys)) or 'nothing'}"
         )
     images = arrays["arr_0"]
     images = images[..., None] if images.ndim == 3 else images
@@ -91,30 +104,17 @@ def read_npz(path: Path) -> Pictures:
     return Pictures(images, labels, [str(label) for label in range(int(labels.max()) + 1)])
 
 
-def _npz_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Read `arr_0` and `arr_1`; other keys map to empty arrays."""
-    try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise InputError(f"{path} is not an .npz file, or cut short; copy it again")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as opened:
-                keys = [key for key in opened.files if key in {"arr_0", "arr_1"}]
-                others = dict.fromkeys(opened.files, np.empty(0))
-                return others | {key: np.asarray(opened[key]) for key in keys}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is damaged or does not hold arrays ({one_line(error)})") from None
-
-
 def checked_labels(source: str, labels: Any, count: int, classes: int) -> NDArray[np.int64]:
     """Validate class labels and cast them to (count,) int64.
 
     Raises:
         InputError: for a wrong shape or dtype, or a label outside 0 … `classes` − 1.
     """
+    if isinstance(labels, list) and not all(type(label) is int for label in labels):
+        raise InputError(f"{source}: the labels are not all whole numbers, expected one each")
     try:
         array = np.asarray(labels)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InputError(f"{source}: the labels are ragged, expected one integer each") from None
     if array.shape != (count,) or array.dtype.kind not in "iu":
         raise InputError(

@@ -6,7 +6,6 @@ All are computed in float64 from the features of a named extractor.
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from cmpolicy.array_types import DoubleArray
 from cmpolicy.atomic_file import write_atomically
 from cmpolicy.errors import InputError, one_line
 from cmpolicy.images.extractors import Extractor
+from cmpolicy.images.npz import read_npz_arrays
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # those of Bińkowski et al. 2018
 NEIGHBOURS = 3  # Kynkäänniemi et al. 2019, §3
@@ -183,16 +183,17 @@ def read_reference(path: str | Path) -> Statistics:
     Raises:
         InputError: for another file.
     """
+    arrays, keys = read_npz_arrays(Path(path), ("mu", "sigma", "count"))
     try:
-        with np.load(path, allow_pickle=False) as file:
-            mu, sigma = (np.asarray(file[key], dtype=np.float64) for key in ("mu", "sigma"))
-            count = int(file["count"]) if "count" in file else 0
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}, expected statistics of images") from None
-    except (KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        mu, sigma = (np.asarray(arrays[key], dtype=np.float64) for key in ("mu", "sigma"))
+        count = int(arrays["count"]) if "count" in arrays else 0
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path} is not a reference file ({one_line(error)}), expected an .npz with mu, sigma"
+            f"{path} is not a reference file ({one_line(error)}), expected an .npz with mu and "
+            f"sigma, numbers; it holds {', '.join(sorted(keys)) or 'nothing'}"
         ) from None
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise InputError(f"{path} holds NaN or inf, expected finite statistics")
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise InputError(
             f"{path} has mu {mu.shape} and sigma {sigma.shape}, expected (D,) and (D, D)"

@@ -6,6 +6,7 @@ agent stand in its file, those of a task in `tasks.py`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -40,6 +41,11 @@ class EvalConfig:
         every: updates between two evaluations.
         episodes: of each evaluation during training.
         final_episodes: of the evaluation of the last and the best checkpoint at the end.
+        timeout: seconds within which an environment is made, reset or does a step; evaluations then
+            run in a process of their own, and one that hangs or exits ends only the evaluation.
+            null for evaluations in this process.
+        tolerated_failures: evaluations in succession that may fail by an exception of the
+            environment or by its timeout; the next one ends the run.
         parallel: how many environments exist at once: ``auto`` for one an episode, or as many as
             can be made; 1 where they share a port, a licence or a robot.
     """
@@ -47,10 +53,18 @@ class EvalConfig:
     every: int = 10_000
     episodes: int = 10
     final_episodes: int = 20
+    timeout: float | None = None
+    tolerated_failures: int = 3
     parallel: Any = "auto"
 
     def __post_init__(self) -> None:
         check_positive(self, "every", "episodes", "final_episodes")
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            raise ValueError(f"eval.timeout must be seconds above 0, got {self.timeout}")
+        if self.tolerated_failures < 0:
+            raise ValueError(
+                f"eval.tolerated_failures must be at least 0, got {self.tolerated_failures}"
+            )
         if self.parallel != "auto" and (type(self.parallel) is not int or self.parallel < 1):
             raise ValueError(f"eval.parallel must be auto or at least 1, got {self.parallel!r}")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
+import os
 import shlex
 import sys
 import warnings
@@ -17,13 +19,16 @@ from gymnasium.spaces import Box, Dict
 
 from cmpolicy.array_types import FloatArray
 from cmpolicy.datasets.dict_observations import chosen_keys, flatten, vector_at
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, override
 from cmpolicy.rl.action_space import with_policy_actions
+from cmpolicy.rl.rollout import EnvironmentFailure
+from cmpolicy.training.random_state import preserved_random_state
 
 log = logging.getLogger("cmpolicy")
 
 ROBOTICS = ("Adroit", "AntMaze", "PointMaze", "FrankaKitchen")
 LOADERS = ("GymV21", "GymV26")  # make what their keyword arguments name
+NAME_ERRORS = (gymnasium.error.NameNotFound, gymnasium.error.NamespaceNotFound)
 DEFAULT_TIME_LIMIT = 1000  # steps, where neither the environment nor the user says one
 
 
@@ -39,6 +44,8 @@ class Environment:
             they form the vector; None for all in the space's own order.
         max_episode_steps: where episodes are cut; None for the registered limit.
         parallel: how many instances exist at once in evaluations; None for one an episode.
+        timeout: seconds within which it is made, reset or does a step, in a process of its own;
+            None for evaluations in this process.
         from_data: a dataset or a run directory names it, not the user: nothing is imported.
     """
 
@@ -48,16 +55,22 @@ class Environment:
     observation_keys: list[str] | None = None
     max_episode_steps: int | None = None
     parallel: int | None = None
+    timeout: float | None = None
     from_data: bool = False
 
     def make(self, **kwargs: Any) -> gymnasium.Env[Any, Any]:
-        """Make an instance.
+        """Make an instance; torch's random numbers stay as they are.
 
         Raises:
             InputError: if there is no such environment, its package is missing, or its spaces
                 are not a vector of observations and a bounded vector of actions.
+            EnvironmentFailure: for an exception of its own code.
         """
         self.refuse_modules_of_data()
+        with preserved_random_state():
+            return self._made(kwargs)
+
+    def _made(self, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
         if self.id.startswith(ROBOTICS):
             register_robotics(self.id)
         try:
@@ -68,22 +81,40 @@ class Environment:
                 env = gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **options)
                 for wrapper in self.wrappers:
                     env = recorded_wrapper(wrapper["name"])(env, **(wrapper.get("kwargs") or {}))
-        except (gymnasium.error.Error, ImportError, TypeError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())
-            if self.from_data:
-                reason += (
-                    f"; give env.id=MODULE:{self.id}, where MODULE registers it, or env.id=none"
-                )
-            raise InputError(f"cannot make environment {self.id!r}: {reason}") from error
+        except InputError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise self.explained(error) from error
         if isinstance(env.observation_space, Dict):
             env = FlattenDict(env, self.observation_keys)
         check_spaces(self.id, env)
         return with_policy_actions(self.id, env)
 
+    def explained(self, error: BaseException) -> InputError | EnvironmentFailure:
+        """Tell why it cannot be made: a wrong input, or a failure of its own code."""
+        reason = " ".join(str(error).split())
+        cause = error  # Gymnasium raises another of the same kind
+        while isinstance(cause.__cause__, type(error)):
+            cause = cause.__cause__
+        if not is_wrong_input(cause):
+            said = " ".join(str(cause).split())
+            if module_of(cause) in ("OpenGL", "mujoco") and "MUJOCO_GL" in os.environ:
+                said += f"; MUJOCO_GL={os.environ['MUJOCO_GL']} does not work here, try egl or none"
+            return EnvironmentFailure(
+                f"environment {self.id} failed while it was made: {type(cause).__name__}: {said}"
+            )
+        if isinstance(error, NAME_ERRORS) and ":" not in self.id:
+            reason = (
+                reason.rstrip(".") + f"; give env.id=MODULE:{self.id}, where MODULE registers it"
+            )
+            reason += ", or env.id=none" if self.from_data else ""
+        return InputError(f"cannot make environment {self.id!r}: {reason}")
+
     def refuse_modules_of_data(self) -> None:
         """Raise InputError if a dataset or a run directory names what would be imported."""
         if self.from_data and (":" in self.id or self.id.startswith(LOADERS)):
-            command = shlex.join(["python", *sys.orig_argv[1:], f"env.id={self.id}"])
+            given = shlex.join(["python", *sys.orig_argv[1:]])
+            command = f"{given} {override('env.id', self.id)}"
             raise InputError(
                 f"the data or the run name the environment {self.id}, whose module would be "
                 f"imported; if you trust it, say so: {command}"
@@ -112,13 +143,47 @@ def registered_limit(env_id: str | None) -> int | None:
     """Look up the time limit of a registered environment; None where there is none.
 
     The part before a colon is imported, as `gymnasium.make` does: for ids of the user alone.
+
+    Raises:
+        InputError: there is no such module.
+        EnvironmentFailure: it raises an exception.
     """
     module, _, name = (env_id or "").rpartition(":")
     if name.startswith(ROBOTICS) and importlib.util.find_spec("gymnasium_robotics"):
         register_robotics(name)
-    if module:
-        importlib.import_module(module)
+    try:
+        if module:
+            with preserved_random_state():
+                importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"env.id={env_id}: {error}; expected MODULE:Id, where MODULE is a file of the working "
+            "directory or an installed package"
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise EnvironmentFailure(
+            f"{module} of env.id={env_id} failed while it was imported: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
     return registry[name].max_episode_steps if name in registry else None
+
+
+def is_wrong_input(error: BaseException) -> bool:
+    """Tell whether a missing package or Gymnasium's own checks keep an environment from being made.
+
+    An exception that was raised further in is a failure of the environment's code.
+    """
+    expected = isinstance(error, gymnasium.error.Error | ModuleNotFoundError)
+    return expected or module_of(error) in ("gymnasium", "cmpolicy")
+
+
+def module_of(error: BaseException) -> str:
+    """Name the package in which an exception was raised."""
+    innermost = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    module = innermost.tb_frame.f_globals.get("__name__", "") if innermost is not None else ""
+    return str(module).partition(".")[0]
 
 
 class FlattenDict(gymnasium.ObservationWrapper[FloatArray, Any, Any]):

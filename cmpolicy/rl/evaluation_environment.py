@@ -9,7 +9,7 @@ import torch
 from gymnasium.spaces import Box, Space
 
 from cmpolicy.agents import Spaces
-from cmpolicy.datasets.reference_scores import reference_scores
+from cmpolicy.datasets.reference_scores import reference_scores, reference_task
 from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
 from cmpolicy.errors import InputError
 from cmpolicy.rl.config import RLConfig
@@ -42,7 +42,12 @@ def spaces_of_data(dataset: TransitionDataset) -> Spaces:
     return Spaces(dataset.obs_dim, low.tolist(), high.tolist())
 
 
-def evaluation_env(env: EnvConfig, info: DatasetInfo, parallel: int | None = None) -> Environment:
+def evaluation_env(
+    env: EnvConfig,
+    info: DatasetInfo,
+    parallel: int | None = None,
+    timeout: float | None = None,
+) -> Environment:
     """Choose the configured environment, else the one recorded with the data, else D4RL's.
 
     The time limit is the configured one, else the recorded one, else D4RL's; None is left for
@@ -60,6 +65,7 @@ def evaluation_env(env: EnvConfig, info: DatasetInfo, parallel: int | None = Non
             info.observation_keys,
             limit or info.max_episode_steps or env.d4rl_max_episode_steps,
             parallel,
+            timeout,
             from_data=True,
         )
     env_id = env.id or env.d4rl_env_id
@@ -70,14 +76,23 @@ def evaluation_env(env: EnvConfig, info: DatasetInfo, parallel: int | None = Non
         )
     keys = info.observation_keys or (D4RL_KEYS if info.source.startswith("d4rl") else None)
     limit = limit or env.d4rl_max_episode_steps
-    return Environment(env_id, env.kwargs or {}, [], keys, limit, parallel)
+    return Environment(env_id, env.kwargs or {}, [], keys, limit, parallel, timeout)
 
 
 def references_of(env_id: str, info: DatasetInfo) -> tuple[float, float] | None:
-    """D4RL's reference returns of the environment, else those recorded with the data."""
-    if info.ref_min_score is not None and info.ref_max_score is not None:
+    """Reference returns recorded with the data, if it is of this task; else D4RL's."""
+    same = info.env_id is None or is_same_task(env_id, info)
+    if same and info.ref_min_score is not None and info.ref_max_score is not None:
         return info.ref_min_score, info.ref_max_score
     return reference_scores(env_id)
+
+
+def is_same_task(env_id: str, info: DatasetInfo) -> bool:
+    """Whether data belong to an environment, of whatever version."""
+    if info.env_id is not None and env_id.rpartition("-v")[0] == info.env_id.rpartition("-v")[0]:
+        return True
+    task = reference_task(env_id)
+    return task is not None and task == reference_task(info.dataset_id)
 
 
 def fitting_spaces(

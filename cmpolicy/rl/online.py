@@ -17,7 +17,9 @@ from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 from cmpolicy.errors import InputError
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.environments import Environment
-from cmpolicy.rl.rollout import EnvironmentFailure, Episode
+from cmpolicy.rl.rollout import EnvironmentFailure, Episode, close
+from cmpolicy.rl.score import failures_named
+from cmpolicy.training.random_state import preserved_random_state
 
 log = logging.getLogger("cmpolicy")
 
@@ -25,6 +27,7 @@ log = logging.getLogger("cmpolicy")
 FIRST_SEED = 2**30
 SEEDS_A_RUN = 2**20
 MOST_FAILURES = 10  # episodes in succession
+NOT_FINITE = "a reward or an observation was not finite"
 RECENT = 10  # episodes whose mean return is told
 
 
@@ -66,12 +69,12 @@ class OnlineData:
         self.buffer = ReplayBuffer(
             beside, config.online.steps, learner.config.n_step, learner.config.discount
         )
-        self.env = environment.make()
+        self.environment, self.env = environment, environment.make()
         self.episode: Episode | None = None  # None between two
         self.rewards: list[float] = []  # of the episode in progress
         self.returns: list[float] = []
         self.begun = 0  # episodes
-        self.failed = self.in_succession = 0  # of them, with values that are not finite
+        self.failed = self.in_succession = 0  # of them, and how many of the last
         self.updates: int | None = None
 
     def sample(self, batch_size: int) -> TransitionBatch:
@@ -92,9 +95,14 @@ class OnlineData:
         assert episode is not None
         before = episode.observation
         action = self.learner.act(before[None], mode_of=1)[0]
-        episode.step(action)
+        try:
+            with preserved_random_state():
+                episode.step(action)
+        except EnvironmentFailure as error:
+            self.env_failed(error)
+            return
         if episode.failed:
-            self.abandon_episode()
+            self.abandon_episode(NOT_FINITE)
             return
         self.rewards.append(episode.reward)
         self.buffer.add(
@@ -112,27 +120,40 @@ class OnlineData:
         """Begin an episode; its number is its seed, so that it can be repeated."""
         self.rewards = []
         while self.episode is None:
-            self.episode = Episode(self.env, self.first_seed + self.begun)
+            seed = self.first_seed + self.begun
             self.begun += 1
+            try:
+                with preserved_random_state():
+                    self.episode = Episode(self.env, seed)
+            except EnvironmentFailure as error:
+                self.env_failed(error)
+                continue
             if self.episode.failed:
-                self.abandon_episode()
+                self.abandon_episode(NOT_FINITE)
 
-    def abandon_episode(self) -> None:
-        """Begin another one: a value was not finite, and nothing of that step is stored.
+    def env_failed(self, error: EnvironmentFailure) -> None:
+        """Go on in another instance of the environment, after an exception of this one."""
+        self.abandon_episode(str(error))
+        close(self.env)
+        with failures_named():
+            self.env = self.environment.make()
+
+    def abandon_episode(self, reason: str) -> None:
+        """Begin another one; nothing of the step that failed is stored.
 
         Raises:
             EnvironmentFailure: for the `MOST_FAILURES`th in succession.
         """
         self.failed += 1
         self.in_succession += 1
-        log.warning("a reward or an observation was not finite; another episode begins")
-        if self.in_succession == MOST_FAILURES:
-            raise EnvironmentFailure(
-                f"a reward or an observation was not finite in {MOST_FAILURES} episodes in "
-                f"succession, the last of seed {self.first_seed + self.begun - 1}"
-            )
         self.buffer.abandon_episode()
         self.episode = None
+        if self.in_succession == MOST_FAILURES:
+            raise EnvironmentFailure(
+                f"{MOST_FAILURES} episodes in succession failed, the last of seed "
+                f"{self.first_seed + self.begun - 1}: {reason}"
+            )
+        log.warning("%s; another episode begins", reason)
 
     def finish_episode(self) -> None:
         """Count its return, which may be larger than any in the data."""
@@ -199,7 +220,8 @@ class OnlineData:
         episode = self.episode
         assert episode is not None
         for action in self.buffer.online.actions[done].cpu().numpy():
-            episode.step(action)
+            with preserved_random_state():
+                episode.step(action)
             if episode.over:
                 break
             self.rewards.append(episode.reward)

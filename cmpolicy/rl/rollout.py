@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cmpolicy.array_types import FloatArray
+from cmpolicy.training.loop import EvaluationFailed
 
 Act = Callable[[FloatArray], FloatArray]  # (N, obs_dim) → (N, action_dim); or (R, N, …)
 MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
@@ -20,8 +21,8 @@ MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
 log = logging.getLogger("cmpolicy")
 
 
-class EnvironmentFailure(RuntimeError):
-    """An environment raised an exception, or gave what is no reward."""
+class EnvironmentFailure(EvaluationFailed):
+    """An environment raised an exception, hung, ended its process, or gave what is no reward."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Episode:
         """Say of an exception in which environment, episode and step it was raised."""
         try:
             yield
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             spec = self.env.unwrapped.spec
             name = spec.id if spec else type(self.env.unwrapped).__name__
             reason = " ".join(str(error).split())
@@ -128,6 +129,14 @@ def number(reward: Any) -> float:
     if np.size(reward) != 1:
         raise ValueError(f"the reward has shape {np.shape(reward)}, expected a number")
     return float(np.asarray(reward).item())
+
+
+def close(env: gymnasium.Env[Any, Any]) -> None:
+    """Close an environment; one that has failed may well fail in this too."""
+    try:
+        env.close()
+    except (Exception, SystemExit) as error:
+        log.warning("an environment could not be closed (%s: %s)", type(error).__name__, error)
 
 
 def make_environments(make_env: MakeEnv, count: int) -> list[gymnasium.Env[Any, Any]]:
@@ -157,9 +166,13 @@ def roll_out(
     Raises:
         EnvironmentFailure: names the environment and the step.
     """
-    act_alone: Act = lambda obs: act(obs[0])[None]  # noqa: E731
-    [rolled] = roll_out_seeds(act_alone, make_env, episodes, [seed], parallel)
+    [rolled] = roll_out_seeds(for_one_seed(act), make_env, episodes, [seed], parallel)
     return rolled
+
+
+def for_one_seed(act: Act) -> Act:
+    """Let what acts for one seed act as `roll_out_seeds` asks, with an axis of one seed."""
+    return lambda obs: act(obs[0])[None]
 
 
 def roll_out_seeds(
@@ -190,7 +203,7 @@ def roll_out_seeds(
                 returns[place], lengths[place] = episode.total, episode.length
     finally:
         for env in envs:
-            env.close()
+            close(env)
     return [Episodes(*rows) for rows in zip(returns, lengths, strict=True)]
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 
+from cmpolicy.errors import InputError
 from cmpolicy.rl.environments import Environment
-from cmpolicy.rl.rollout import Act, Episodes, roll_out, roll_out_seeds
+from cmpolicy.rl.rollout import Act, EnvironmentFailure, Episodes, for_one_seed, roll_out_seeds
+from cmpolicy.rl.rollout_process import roll_out_apart
+
+log = logging.getLogger("cmpolicy")
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class Score:
         episodes: how many, and `mean_length` their mean number of steps.
         failed_episodes: those with a reward or an observation that was not finite; not counted in
             the means, and an evaluation that has any is never the best.
+        failure: what ended the evaluation, of which nothing else is known then.
     """
 
     mean_return: float
@@ -32,10 +39,11 @@ class Score:
     episodes: int
     mean_length: float
     failed_episodes: int = 0
+    failure: str | None = None
 
     def __str__(self) -> str:
         if self.episodes == 0:
-            return "no score: trained without an environment"
+            return f"no score: {self.failure or 'trained without an environment'}"
         error = f"± {self.return_standard_error:.1f} over {self.episodes} episodes"
         if self.failed_episodes:
             error += f", {self.failed_episodes} of them NOT FINITE and left out"
@@ -73,6 +81,32 @@ def score_of(episodes: Episodes, references: tuple[float, float] | None) -> Scor
 NO_SCORE = Score(math.nan, math.nan, None, None, episodes=0, mean_length=0.0)
 
 
+def no_score(error: EnvironmentFailure) -> Score:
+    """Give the outcome of a final evaluation that failed, with a warning."""
+    log.warning("the final evaluation failed: %s", error)
+    return replace(NO_SCORE, failure=str(error))
+
+
+@contextmanager
+def failures_named() -> Iterator[None]:
+    """Within, an environment that was made once and cannot be made again is one that failed."""
+    try:
+        yield
+    except InputError as error:
+        raise EnvironmentFailure(str(error)) from error
+
+
+def play(act: Act, env: Environment, episodes: int, seeds: Sequence[int]) -> list[Episodes]:
+    """Roll out for each of R seeds; in a process of its own if `env` has a timeout.
+
+    Raises:
+        EnvironmentFailure: names the environment, the episode and the step.
+    """
+    if env.timeout is not None:
+        return roll_out_apart(act, env, episodes, seeds)
+    return roll_out_seeds(act, env.make, episodes, seeds, env.parallel)
+
+
 def evaluate_agent(
     act_with: Callable[[torch.Generator], Act],
     env: Environment,
@@ -83,7 +117,7 @@ def evaluate_agent(
 ) -> Score:
     """Roll out and score; the policy's noise has a generator of its own, seeded by `seed`."""
     generator = torch.Generator(device=device).manual_seed(seed)
-    rolled = roll_out(act_with(generator), env.make, episodes, seed, env.parallel)
+    [rolled] = play(for_one_seed(act_with(generator)), env, episodes, [seed])
     return score_of(rolled, references)
 
 
@@ -97,5 +131,5 @@ def evaluate_agents(
 ) -> list[Score]:
     """`evaluate_agent` for each of R seeds; one call of what acts for all, (R, N, …), a step."""
     generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
-    rolled = roll_out_seeds(act_with(generators), env.make, episodes, seeds, env.parallel)
+    rolled = play(act_with(generators), env, episodes, seeds)
     return [score_of(each, references) for each in rolled]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from cmpolicy.acceleration.stacked_agents import StackedAgents
 from cmpolicy.acceleration.stacked_seeds_loop import standard_error
 from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 from cmpolicy.rl.config import RLConfig
-from cmpolicy.rl.score import Score, evaluate_agents
+from cmpolicy.rl.rollout import EnvironmentFailure
+from cmpolicy.rl.score import Score, evaluate_agents, failures_named, no_score
 from cmpolicy.rl.task import OfflineRL, evaluation_of
 from cmpolicy.training.loop import Evaluation
 from cmpolicy.training.random_state import OwnRandomState
@@ -63,7 +65,8 @@ class OfflineRLSeeds:
         env, references = self.tasks[0].env, self.tasks[0].references
         assert env is not None, "seeds= refuses env.id=none"
         act_with = self.learner.act_with
-        return evaluate_agents(act_with, env, references, episodes, seeds, self.device)
+        with failures_named():
+            return evaluate_agents(act_with, env, references, episodes, seeds, self.device)
 
     def evaluate(self, step: int) -> list[Evaluation]:
         """What `OfflineRL.evaluate` gives for each seed."""
@@ -74,7 +77,10 @@ class OfflineRLSeeds:
     def final_scores(self) -> list[Score]:
         """What `OfflineRL.final_score` gives for each seed."""
         seeds = [task.final_seed for task in self.tasks]
-        return self.scores(self.config.eval.final_episodes, seeds)
+        try:
+            return self.scores(self.config.eval.final_episodes, seeds)
+        except EnvironmentFailure as error:
+            return [no_score(error)] * len(seeds)
 
     def run_name(self) -> str:
         """Task and agent, a path below output_dir."""
@@ -94,7 +100,8 @@ class OfflineRLSeeds:
     def summary(self, results: Sequence[dict[str, Any]], checkpoint: str) -> dict[str, Any]:
         """The scores of all seeds at the ``last`` or their ``best`` checkpoints, and their mean."""
         unit = "mean_return" if self.tasks[0].references is None else "normalized_score"
-        scores = [float(result[checkpoint][unit]) for result in results]
+        known = [result[checkpoint][unit] for result in results]
+        scores = [math.nan if score is None else float(score) for score in known]
         return {
             unit: sum(scores) / len(scores),
             "seed_standard_error": standard_error(scores),

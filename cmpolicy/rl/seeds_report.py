@@ -8,7 +8,7 @@ from typing import Any
 
 from cmpolicy.rl.seeds import OfflineRLSeeds
 from cmpolicy.training.loop import Evaluation, TrainingLoop
-from cmpolicy.training.report import Reporter, Results
+from cmpolicy.training.report import Reporter, Results, history
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
@@ -39,7 +39,8 @@ class SeedsReporter(Results):
         """Evaluate all seeds at once, as `Reporter.finish` one; report each, then means."""
         last_scores = self.task.final_scores()
         steps = [reporter.load_best(part) for part, reporter in self.parts]
-        best_scores = self.task.final_scores()
+        same = all(step == loop.step for step in steps)
+        best_scores = last_scores if same else self.task.final_scores()
         loop.restore()
         scores = zip(last_scores, best_scores, steps, strict=True)
         for seed, (part, reporter), own in zip(self.task.seeds, self.parts, scores, strict=True):
@@ -47,9 +48,8 @@ class SeedsReporter(Results):
             reporter.report(part, *own)
         results = [reporter.run.read_results() for _, reporter in self.parts]
         last, best = (self.task.summary(results, name) for name in ("last", "best"))
-        history = [{"step": e.step, **e.scalars} for e in loop.evaluations]
         speed = loop.updates_per_second
-        self.write(True, speed, last=last, best=best, evaluations=history)
+        self.write(True, speed, last=last, best=best, **history(loop.evaluations))
         log.info("%d seeds, last checkpoints: %s", len(results), in_one_line(last))
         log.info("%d seeds, best checkpoints: %s", len(results), in_one_line(best))
         print(f"picture: {self.task.draw(self.run, loop.evaluations)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,15 @@ from cmpolicy.rl.evaluation_environment import (
     NO_ENVIRONMENT,
     evaluation_env,
     fitting_spaces,
+    is_same_task,
     references_of,
     refuse_environment_keys,
     spaces_of_data,
 )
 from cmpolicy.rl.learning_curve import draw_learning_curve
 from cmpolicy.rl.online import OnlineData
-from cmpolicy.rl.rollout import Act
-from cmpolicy.rl.score import NO_SCORE, Score, evaluate_agent
+from cmpolicy.rl.rollout import Act, EnvironmentFailure
+from cmpolicy.rl.score import NO_SCORE, Score, evaluate_agent, failures_named, no_score
 from cmpolicy.training.loop import Evaluation
 from cmpolicy.training.run_directory import RunDirectory
 
@@ -73,9 +74,12 @@ class OfflineRL:
             refuse_environment_keys(config)
             self.spaces = spaces_of_data(dataset)
         else:
-            environment = evaluation_env(env, dataset.info, config.eval.instances)
+            places = config.eval.instances, config.eval.timeout
+            environment = evaluation_env(env, dataset.info, *places)
             self.env, self.spaces = fitting_spaces(environment, dataset)
             self.references = references_of(self.env.id, dataset.info)
+            comparable = dataset.info.comparable and is_same_task(self.env.id, dataset.info)
+            self.info = replace(dataset.info, comparable=comparable)
         self.learner = build_agent(config, self.spaces).to(device)
         dataset = dataset.to(device)
         transform = reward_transform(dataset, env.reward)
@@ -115,9 +119,10 @@ class OfflineRL:
         """Evaluate the learner as it stands."""
         if self.env is None:
             return NO_SCORE
-        return evaluate_agent(
-            act_with(self.learner), self.env, self.references, episodes, seed, self.device
-        )
+        with failures_named():
+            return evaluate_agent(
+                act_with(self.learner), self.env, self.references, episodes, seed, self.device
+            )
 
     def evaluate(self, step: int) -> Evaluation:
         """The evaluation during training, on environment seeds of its own."""
@@ -125,7 +130,10 @@ class OfflineRL:
 
     def final_score(self) -> Score:
         """The evaluation at the end, on environment seeds that no checkpoint was chosen by."""
-        return self.score(self.config.eval.final_episodes, self.final_seed)
+        try:
+            return self.score(self.config.eval.final_episodes, self.final_seed)
+        except EnvironmentFailure as error:
+            return no_score(error)
 
     def eval_seed(self, step: int) -> int:
         """Seed of the first episode, and of the noise, of the evaluation after `step` updates."""

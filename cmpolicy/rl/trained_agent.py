@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -56,18 +57,52 @@ def read_record(directory: RunDirectory) -> RunRecord:
         references = described.pop("reference_returns", None)
         if described and not isinstance(described["id"], str):
             raise TypeError(f"environment.id is {described['id']!r}")
-        return RunRecord(
+        record = RunRecord(
             Environment(**{**described, "from_data": True}) if described else None,
             (references[0], references[1]) if references else None,
             Spaces(**results["spaces"]),
             results["dataset"]["comparable"],
         )
-    except (KeyError, TypeError) as error:
+        check_record(record)
+        return record
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(
             f"{directory.results_path} does not describe an agent's run ({reason}); toys are "
             "scored where they are trained"
         ) from error
+
+
+def check_record(record: RunRecord) -> None:
+    """Raise TypeError for what is not of the kind that a run writes."""
+
+    def numbers(values: Any, at_least: float = -math.inf) -> bool:
+        return isinstance(values, list | tuple) and all(
+            type(x) in (int, float) and math.isfinite(x) and x >= at_least for x in values
+        )
+
+    spaces, env = record.spaces, record.env
+    right = {
+        "spaces.obs_dim": type(spaces.obs_dim) is int and spaces.obs_dim > 0,
+        "spaces.action_low": numbers(spaces.action_low),
+        "spaces.action_high": numbers(spaces.action_high),
+        "reference_returns": record.references is None or numbers(record.references),
+    }
+    if env is not None:
+        named = [isinstance(w, dict) and isinstance(w.get("name"), str) for w in env.wrappers]
+        limits = [x for x in (env.max_episode_steps, env.parallel) if x is not None]
+        right |= {
+            "environment.kwargs": isinstance(env.kwargs, dict),
+            "environment.wrappers": all(named),
+            "environment.observation_keys": all(
+                isinstance(k, str) for k in env.observation_keys or ()
+            ),
+            "a limit of environment": numbers(limits, 1) and all(type(x) is int for x in limits),
+            "environment.timeout": env.timeout is None or numbers([env.timeout], 1e-9),
+        }
+    for name, is_right in right.items():
+        if not is_right:
+            raise TypeError(f"{name} is of a wrong kind")
 
 
 def load_agent(

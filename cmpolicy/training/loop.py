@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn, Protocol, runtime_checkable
+from typing import Any, NoReturn
 
 import torch
 from tqdm import tqdm
@@ -16,45 +17,15 @@ from tqdm import tqdm
 from cmpolicy.errors import InputError
 from cmpolicy.training.distributed import Ranks
 from cmpolicy.training.interruption import Interrupted, InterruptionGuard, StopSignal
+from cmpolicy.training.protocols import Dataset, GrowingDataset, Learner
 from cmpolicy.training.random_state import GlobalRandomState, RandomState, preserved_random_state
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
 
 
-class Learner(Protocol):
-    """What the loop trains."""
-
-    def update(self, batch: Any, /) -> Mapping[str, torch.Tensor]:
-        """One update; scalars stay on the device."""
-        ...
-
-    def limits(self) -> Mapping[str, tuple[float, str]]:
-        """Scalars of `update` that must stay below a bound: (bound, what it is and what to try)."""
-        ...
-
-    def training_state(self) -> dict[str, Any]: ...
-
-    def load_training_state(self, state: Mapping[str, Any], /) -> None: ...
-
-
-class Dataset(Protocol):
-    """What the loop draws batches from."""
-
-    def sample(self, batch_size: int, /) -> Any: ...
-
-
-@runtime_checkable
-class GrowingDataset(Dataset, Protocol):
-    """A dataset that changes during training, and what is saved of it."""
-
-    def scalars(self) -> Mapping[str, float]:
-        """What the log says of it."""
-        ...
-
-    def training_state(self) -> dict[str, Any]: ...
-
-    def load_training_state(self, state: Mapping[str, Any], /) -> None: ...
+class EvaluationFailed(RuntimeError):
+    """What the learner is evaluated in failed; the learner itself is as it was."""
 
 
 class DivergedError(RuntimeError):
@@ -63,16 +34,23 @@ class DivergedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A score, higher is better, after `step` updates; `scalars` are all measurements by name."""
+    """A score, higher is better, after `step` updates; `scalars` are all measurements by name.
+
+    Where the evaluation `failed` there are none, and the score is −∞.
+    """
 
     step: int
     score: float
     scalars: dict[str, float]
+    failed: bool = False
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Length and intervals of a run in updates; at `milestone` it is evaluated and saved too."""
+    """Length and intervals of a run in updates; at `milestone` it is evaluated and saved too.
+
+    As many evaluations in succession as `tolerated_failures` may fail; the next ends the run.
+    """
 
     steps: int
     batch_size: int
@@ -80,6 +58,7 @@ class Schedule:
     eval_every: int
     checkpoint_every: int
     milestone: int | None = None
+    tolerated_failures: int = 0
 
 
 # Performs at most the given number of updates: (how many, scalars of the last one).
@@ -142,7 +121,7 @@ class TrainingLoop:
             return
         try:
             self.load(self.run.load_checkpoint("last"))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
             raise InputError(
                 f"{self.run.checkpoint_path('last')} holds no state of such a run: "
                 f"{type(error).__name__} {error}"
@@ -173,6 +152,7 @@ class TrainingLoop:
 
         Raises:
             DivergedError: if a scalar becomes NaN or infinite, or passes the learner's limit.
+            EvaluationFailed: for one more in succession than is tolerated.
             Interrupted: after SIGINT or SIGTERM, with the checkpoint written.
         """
         self.open_logs()
@@ -207,7 +187,13 @@ class TrainingLoop:
         begin, first = time.perf_counter(), self.step
         metrics: Mapping[str, torch.Tensor] = {}
         while self.step < stop and not self.ranks.largest(guard.signum):
-            done, metrics = self.advance(stop - self.step)
+            try:
+                done, metrics = self.advance(stop - self.step)
+            except EvaluationFailed as error:  # of a dataset that grows, before any update
+                self.save_last()
+                raise EvaluationFailed(
+                    f"{error}. No update is lost; to go on: {self.run.resume_command}"
+                ) from error
             self.step += done
             bar.update(done)
         values = {name: value.tolist() for name, value in metrics.items()}  # waits for the device
@@ -243,20 +229,40 @@ class TrainingLoop:
     def after_updates(self, guard: InterruptionGuard, bar: Any) -> None:
         """Save and evaluate where that is due, in this order: a kill in between costs no update."""
         s = self.schedule
-        due = self.step in (0, s.milestone, s.steps) or self.step % s.checkpoint_every == 0
+        evaluating = self.evaluation_is_due()
+        due = evaluating or self.step == 0 or self.step % s.checkpoint_every == 0
         if due and self.saved_step != self.step:
             self.save_last()
-        if not self.evaluation_is_due():
+        if not evaluating:
             return
         try:
             with guard.at_once(), preserved_random_state():
                 evaluated = self.evaluate(self.step)
         except StopSignal:
             return  # resumed, the run begins with this evaluation
+        except EvaluationFailed as error:
+            evaluated = self.tolerated(error)
         evaluation = self.record_evaluation(evaluated)
         bar.set_postfix_str(f"score {evaluation.score:.1f}")
         if self.step == s.steps:
             self.save_last()
+
+    def tolerated(self, error: EvaluationFailed) -> Any:
+        """Give what counts as an evaluation that failed; raise if there were too many of them."""
+        before = itertools.takewhile(lambda e: e.failed, reversed(self.evaluations))
+        in_succession, most = 1 + sum(1 for _ in before), self.schedule.tolerated_failures
+        if in_succession > most:
+            raise EvaluationFailed(
+                f"the evaluation at step {self.step} failed: {error}; {in_succession} in "
+                f"succession, of which {most} are tolerated (eval.tolerated_failures). No update "
+                f"is lost; to go on: {self.run.resume_command}"
+            ) from error
+        log.warning("the evaluation at step %d failed: %s", self.step, error)
+        return self.no_evaluation()
+
+    def no_evaluation(self) -> Any:
+        """Give what `evaluate` would, for an evaluation that failed."""
+        return Evaluation(self.step, -math.inf, {}, failed=True)
 
     def evaluation_is_due(self) -> bool:
         """Whether the learner is to be evaluated at this step, and has not been."""

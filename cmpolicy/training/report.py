@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import torch
 
-from cmpolicy.training.loop import Dataset, Evaluation, Learner, TrainingLoop
+from cmpolicy.training.loop import Evaluation, TrainingLoop
 from cmpolicy.training.machine import machine_name
+from cmpolicy.training.protocols import Dataset, Learner
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
@@ -88,8 +89,7 @@ class Results:
 
     def progress(self, evaluations: list[Evaluation], speed: float) -> None:
         """Write both after an evaluation during training, or before the first."""
-        history = [{"step": e.step, **e.scalars} for e in evaluations]
-        self.write(False, speed, evaluations=history)
+        self.write(False, speed, **history(evaluations))
         if evaluations:
             self.task.draw(self.run, evaluations)
 
@@ -112,7 +112,7 @@ class Reporter(Results):
         """Evaluate the last and the best checkpoint on other seeds, and report both."""
         last_score = self.task.final_score()
         best_step = self.load_best(loop)
-        best_score = self.task.final_score()
+        best_score = last_score if best_step == loop.step else self.task.final_score()
         loop.restore()
         self.report(loop, last_score, best_score, best_step)
 
@@ -136,7 +136,7 @@ class Reporter(Results):
                 "chosen_by": f"highest of {len(evaluations)} evaluations during training, "
                 "evaluated again on fresh seeds",
             },
-            evaluations=[{"step": e.step, **e.scalars} for e in evaluations],
+            **history(evaluations),
         )
         picture = self.task.draw(self.run, evaluations)
         log.info("last checkpoint:  %s", last_score)
@@ -144,3 +144,14 @@ class Reporter(Results):
         self.task.log_caveats()
         print(f"picture: {picture}")
         print(f"run: {self.run.path}")
+
+
+def history(evaluations: list[Evaluation]) -> dict[str, Any]:
+    """Describe the evaluations during training for results.json."""
+    return {
+        "evaluations": [
+            {"step": e.step, **e.scalars, **({"failed": True} if e.failed else {})}
+            for e in evaluations
+        ],
+        "failed_evaluations": sum(e.failed for e in evaluations),
+    }

@@ -20,13 +20,13 @@ import itertools
 import json
 import logging
 import math
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmpolicy.atomic_file import write_atomically
-from cmpolicy.errors import InputError
+from cmpolicy.directory_lock import DirectoryLock
+from cmpolicy.errors import InputError, override
 from cmpolicy.training.checkpoint import load_state, save_state
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class RunDirectory:
         self.writer: SummaryWriter | None = None
         self.last_is_damaged = False
         self.resume_arguments: tuple[str, ...] = ()  # which a resumed run needs once more
+        self.lock_of_path = DirectoryLock()
+        self.runs_below: list[RunDirectory] = []
 
     @property
     def config_path(self) -> Path:
@@ -69,8 +71,8 @@ class RunDirectory:
     @property
     def resume_command(self) -> str:
         """The command line that goes on with this run."""
-        arguments = [f"resume={self.path}", *self.resume_arguments]
-        return f"python -m cmpolicy.train {shlex.join(arguments)}"
+        arguments = [override("resume", self.path), *self.resume_arguments]
+        return f"python -m cmpolicy.train {' '.join(arguments)}"
 
     @classmethod
     def existing(cls, path: str | Path) -> RunDirectory:
@@ -96,20 +98,59 @@ class RunDirectory:
         Raises:
             InputError: if it cannot be written, or already holds a run.
         """
-        if not rename and self.config_path.exists():
-            raise InputError(
-                f"{self.path} already holds a run; continue it with "
-                f"{shlex.quote(f'resume={self.path}')}, or choose another run_dir="
-            )
         try:
             if rename:
                 self.path = make_new_directory(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.lock()
+            if self.config_path.exists():
+                raise InputError(
+                    f"{self.path} already holds a run; continue it with "
+                    f"{override('resume', self.path)}, or choose another run_dir="
+                )
             self.write_config(config)
         except OSError as error:
             reason = error.strerror or str(error)
             raise InputError(
                 f"cannot write to {self.path}: {reason}; choose another output_dir="
             ) from error
+
+    def lock(self) -> None:
+        """Keep other processes from writing to the run until this one ends.
+
+        Raises:
+            InputError: if one does already.
+        """
+        if not self.lock_of_path.take(self.path):
+            raise InputError(
+                f"another process is training {self.path}: wait for its end or stop it, or choose "
+                "another run_dir="
+            )
+
+    def unlock(self) -> None:
+        """Let other processes write to the run, and to those below it."""
+        for run in (*self.runs_below, self):
+            run.lock_of_path.release()
+
+    def below(self, name: str) -> RunDirectory:
+        """The run `name` in this directory, locked as long as this one.
+
+        Raises:
+            InputError: if another process is training it.
+        """
+        run = RunDirectory(self.path / name)
+        run.path.mkdir(exist_ok=True)
+        run.lock()
+        self.runs_below.append(run)
+        return run
+
+    def copy_state(self, other: RunDirectory) -> None:
+        """Take over the checkpoints and the metrics of another run."""
+        files = [other.checkpoint_path(name) for name in ("last", "previous", "best")]
+        for file in (*files, other.metrics_path):
+            if file.exists():
+                copied = self.path / file.relative_to(other.path)
+                write_atomically(copied, file.read_bytes())
 
     def write_config(self, config: str) -> None:
         """Write config.yaml, whole or not at all; the directory is made where it is missing."""
@@ -231,7 +272,7 @@ class SilentRunDirectory(RunDirectory):
     def _leave_it(self, *args: Any, **options: Any) -> None:
         """Write nothing."""
 
-    create = write_config = open_logs = log = _leave_it
+    create = lock = write_config = open_logs = log = _leave_it
     flush_metrics = close_logs = save_checkpoint = _leave_it
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 import safetensors.torch
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cmpolicy.cli.command import changes_of_resumed, swept_values
 from cmpolicy.cli.resume import CHANGEABLE, imports_module, load_config, resumed_config
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, override
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.train import train
 from cmpolicy.training.run_directory import RunDirectory
@@ -84,6 +87,40 @@ def test_wrong_values_are_refused(stored: Path, override: str) -> None:
         resumed_config(stored, [override], RLConfig)
 
 
+def test_after_a_divergence_the_rates_may_change(stored: Path) -> None:
+    changes = ["agent.learning_rate=1e-5", "agent.critic_learning_rate=2e-5"]
+    agent = resumed_config(stored, changes, RLConfig).agent
+    assert (agent.learning_rate, agent.critic_learning_rate) == (1e-5, 2e-5)
+
+
+def test_changes_of_a_resumed_run_are_not_held_against_the_commands_own_keys() -> None:
+    argv = ["train.py", "resume=r", "agent.eta=1", "hydra.verbose=true", "--config-name", "toy"]
+    assert changes_of_resumed(argv) == ["agent.eta=1"]
+    assert changes_of_resumed([*argv, "-m"]) == []
+    assert changes_of_resumed(["train.py", "agent.eta=1"]) == []
+
+
+def test_names_of_a_sweeps_runs_say_what_varies() -> None:
+    argv = [
+        "train.py",
+        "-m",
+        "agent.learning_rate=1e-3,1e-4",
+        "seed=0,1",
+        "steps=5",
+        "eval.every=1,2",
+    ]
+    job = ["agent.learning_rate=1e-4", "seed=1", "steps=5", "eval.every=2"]
+    assert swept_values(argv, job) == "-learning_rate=1e-4-every=2"
+    assert swept_values([argv[0], *argv[2:]], job) == ""
+
+
+@pytest.mark.parametrize("path", ["runs/a", "a run", "a,b", "é", "it's", "{x}", "a=b(c)", "[1]"])
+def test_a_hint_can_be_pasted(path: str) -> None:
+    [argument] = shlex.split(override("resume", path))
+    [parsed] = OverridesParser.create().parse_overrides([argument])
+    assert (parsed.key_or_group, str(parsed.value())) == ("resume", path)
+
+
 def test_no_run_there(tmp_path: Path) -> None:
     assert "is not a run" in refused(tmp_path / "nowhere")
     (tmp_path / "file").write_text("x")
@@ -94,6 +131,8 @@ def test_no_run_there(tmp_path: Path) -> None:
     "change",
     [
         lambda c: {**c, "colour": "red"},
+        lambda c: {**c, "agent": {**c["agent"], "learning_rate": float("nan")}},
+        lambda c: {**c, "agent": {**c["agent"], "learning_rate": float("inf")}},
         lambda c: {**c, "steps": "many"},
         lambda c: {**c, "agent": {**c["agent"], "algorithm": "sac"}},
         lambda c: {k: v for k, v in c.items() if k != "agent"},
@@ -106,7 +145,12 @@ def test_a_damaged_configuration_is_one_line(stored: Path, change: Callable[...,
     assert "is damaged or from another version" in refused(stored)
 
 
-@pytest.mark.parametrize("content", ["a: [1", "\x00", "", "just text", "- 1"])
+BOMB = "a: &a [x]\n" + "".join(f"k{i}: &b{i} [*a, *a]\n" for i in range(9))
+
+
+@pytest.mark.parametrize(
+    "content", ["a: [1", "\x00", "", "just text", "- 1", BOMB, "[" * 5000, "a: " + "x" * (1 << 20)]
+)
 def test_a_file_that_is_no_configuration_is_one_line(stored: Path, content: str) -> None:
     (stored / "config.yaml").write_text(content)
     assert "is damaged or from another version" in refused(stored)

@@ -6,6 +6,7 @@ import gzip
 import math
 import pickle
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -57,9 +58,13 @@ def test_an_idx_file_is_its_array_and_refused_if_cut_anywhere(tmp_path, pack):
         (b"\x89PNG\r\n", "is not an IDX file; it begins with 89504e47"),
         (idx(np.zeros(2, np.float32), 0x0D), "holds type 0x0d, expected bytes"),
         (idx(np.zeros((3, 2), np.uint8))[:-1], "holds 5 bytes of data, expected 3 × 2 as its head"),
-        (idx(np.zeros((3, 2), np.uint8)) + b"\0", "holds 7 bytes of data, expected 3 × 2"),
-        (struct.pack(">BBBB2I", 0, 0, 8, 2, 2**32 - 1, 2**32 - 1), "holds 0 bytes of data"),
-        (b"\0\0\x08\xff\0", "is cut short within its header"),
+        (idx(np.zeros((3, 2), np.uint8)) + b"\0", "holds more bytes of data, expected 3 × 2"),
+        (
+            struct.pack(">BBBB2I", 0, 0, 8, 2, 2**32 - 1, 2**32 - 1),
+            "declares arrays of 1.* GB in a",
+        ),
+        (b"\0\0\x08\x05\0", "is cut short within its header"),
+        (b"\0\0\x08\x64" + b"\0\0\0\1" * 100 + b"x", "is not an IDX file"),  # 100 axes
     ],
 )
 def test_other_files_than_idx_say_why(tmp_path, content, said):
@@ -109,7 +114,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         ({"arr_0": np.zeros((2, 4, 4, 3))}, "arr_0 is float64 of shape"),
         ({"arr_0": np.zeros((2, 3, 4, 4), np.uint8)}, r"of shape \(2, 3, 4, 4\), expected"),
         ({"arr_0": np.zeros((0, 4, 4, 3), np.uint8)}, "N at least 1"),
-        ({"arr_0": np.array([{}])}, "is damaged or does not hold arrays .*allow_pickle"),
+        ({"arr_0": np.array([{}])}, "is damaged or does not hold arrays .*pickled objects"),
         ({"arr_1": np.zeros(3, int)}, "arr_1: the labels are int64 of shape"),
         ({"arr_1": np.array([0, -1])}, "arr_1: label 1 is -1, expected 0 to 65535"),
         ({"arr_1": np.array([1 << 16, 0])}, "arr_1: label 0 is 65536"),
@@ -134,6 +139,30 @@ def test_damaged_npz_files_and_pickles_are_refused(tmp_path):
     middle = len(whole) // 3
     path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :])
     with pytest.raises(InputError, match="is damaged or does not hold arrays"):
+        read_npz(path)
+
+
+HUGE = b"\x93NUMPY\1\0v\0{'descr':'|u1','fortran_order':False,'shape':(1000000000000,)}"
+UNFINISHED = b"\x93NUMPY\1\0\x08\0{'descr'("
+
+
+@pytest.mark.parametrize(
+    ("content", "method", "flags", "said"),
+    [
+        (HUGE.ljust(127) + b"\n", zipfile.ZIP_DEFLATED, 0, "declares arrays of 1000.0 GB in a"),
+        (UNFINISHED, zipfile.ZIP_STORED, 0, "is damaged or does not hold arrays"),
+        (UNFINISHED, zipfile.ZIP_LZMA, 0, "is not compressed as NumPy does it"),
+        (UNFINISHED, zipfile.ZIP_STORED, 1, "is encrypted"),
+    ],
+)
+def test_a_hostile_npz_takes_no_memory_and_says_why(tmp_path, content, method, flags, said):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("arr_0.npy", content)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\1\2") + 8] |= flags  # in the central directory
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=said):
         read_npz(path)
 
 

@@ -158,7 +158,11 @@ def test_wrong_reference_files_are_refused(tmp_path):
     np.savez(tmp_path / "pickled.npz", mu=np.array([{}], dtype=object), sigma=np.zeros((1, 1)))
     (tmp_path / "text.npz").write_text("mu and sigma")
     (tmp_path / "cut.npz").write_bytes((tmp_path / "shape.npz").read_bytes()[:100])
-    said = dict.fromkeys(("samples", "pickled", "text", "cut"), "not a reference file")
+    np.savez(tmp_path / "nan.npz", mu=np.full(1, np.nan), sigma=np.zeros((1, 1)))
+    np.savez(tmp_path / "words.npz", mu=np.array(["a"]), sigma=np.zeros((1, 1)))
+    said = dict.fromkeys(("samples", "words"), "not a reference file")
+    said |= dict.fromkeys(("text", "cut"), r"is not an \.npz file, or cut short")
+    said |= {"pickled": "holds pickled objects", "nan": "NaN or inf"}
     said |= {"shape": r"mu \(3,\) and sigma \(2, 2\)", "missing": "there is no file"}
     for name, words in said.items():
         with pytest.raises(InputError, match=words):

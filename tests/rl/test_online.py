@@ -169,9 +169,26 @@ def test_an_environment_that_only_fails_ends_the_run(own: Callable[..., OnlineDa
     data = own({"reward": lambda self: float("inf")}, "online.steps=100")
     for _ in range(9):
         data.act()
-    with pytest.raises(EnvironmentFailure, match="not finite in 10 episodes in succession"):
+    with pytest.raises(EnvironmentFailure, match=r"10 episodes in succession failed.*not finite"):
         data.act()
     assert data.buffer.size == 0
+
+
+def test_an_exception_costs_one_episode_and_no_update(own: Callable[..., OnlineData]) -> None:
+    """The second episode raises in its fifth step; the environment is made again."""
+
+    def step(self: Any, action: Any) -> Any:
+        if self.t == 4 and self.first_seed == data.first_seed + 1:
+            raise ValueError("the simulator lost its licence")
+        return super(type(self), self).step(action)
+
+    data = own({"step": step}, "online.steps=100")
+    first = data.env
+    for _ in range(46):
+        data.act()
+    assert (data.failed, data.begun, len(data.returns)) == (1, 4, 2)
+    assert data.buffer.size == 45  # 20, 4, 20 and the one that has begun
+    assert data.env is not first
 
 
 def test_seeds_are_what_old_simulators_take(hopper: tuple[str, str]) -> None:
@@ -307,8 +324,11 @@ def test_a_finished_offline_run_goes_on_online(
 ) -> None:
     run = finished(tmp_path / "offline", *RUN, *hopper, "online.steps=0")
     assert "online" not in results_of(run)
+    before = {path: path.read_bytes() for path in run.rglob("*.safetensors")}
     go_on(run, "online.steps=60")
-    assert_equal_runs(run, whole)
+    assert_equal_runs(tmp_path / "offline-online", whole)
+    assert before == {path: path.read_bytes() for path in run.rglob("*.safetensors")}
+    assert "online" not in results_of(run)
 
 
 def test_the_guidance_may_be_stronger_in_the_environment(
@@ -316,6 +336,7 @@ def test_the_guidance_may_be_stronger_in_the_environment(
 ) -> None:
     run = finished(tmp_path / "offline", *RUN, *hopper, "online.steps=0")
     go_on(run, "online.steps=60", "agent.radius=3")
+    run = tmp_path / "offline-online"
     states = [load_state(path / "checkpoints" / "last.safetensors") for path in (run, whole)]
     stronger, alike = (state["learner"]["modules"] for state in states)
     assert not all(torch.equal(alike[key], value) for key, value in stronger.items())

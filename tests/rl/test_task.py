@@ -23,7 +23,13 @@ from cmpolicy.errors import InputError
 from cmpolicy.policy.consistency_policy import ConsistencyPolicy
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.environments import Environment
-from cmpolicy.rl.evaluation_environment import check_fits, evaluation_env, references_of
+from cmpolicy.rl.evaluation_environment import (
+    check_fits,
+    evaluation_env,
+    is_same_task,
+    references_of,
+)
+from cmpolicy.rl.rollout import EnvironmentFailure
 from cmpolicy.rl.task import OfflineRL, act_with, build_agent
 from cmpolicy.rl.tasks import EnvConfig
 from cmpolicy.rl.trained_agent import read_record
@@ -275,7 +281,7 @@ def test_a_module_that_only_files_name_is_not_imported(
     assert record.environment("Hopper-v5").make().observation_space.shape == (11,)
 
     assert not (tmp_path / "called").exists()
-    with pytest.raises(SystemExit):
+    with pytest.raises(EnvironmentFailure, match="SystemExit"):
         record.environment("stranger:Hopper-v5")  # the user has named it
     assert (tmp_path / "called").exists()
 
@@ -287,6 +293,17 @@ def test_references_recorded_with_the_data_come_first() -> None:
     )
     assert references_of("Hopper-v5", DatasetInfo()) == pytest.approx((-20.272305, 3234.3))
     assert references_of("Pendulum-v1", DatasetInfo()) is None
+
+
+def test_data_of_one_task_are_not_compared_in_another() -> None:
+    recorded = DatasetInfo(env_id="Hopper-v5", ref_min_score=1.0, ref_max_score=9.0)
+    assert references_of("Hopper-v4", recorded) == (1.0, 9.0)
+    assert references_of("Walker2d-v5", recorded) == pytest.approx((1.629008, 4592.3))
+    d4rl = DatasetInfo("hopper-medium-v2", "d4rl")
+    assert [is_same_task(i, d4rl) for i in ("Hopper-v4", "Walker2d-v4", "own:Hopper-v4")] == [
+        *(True, False, False)
+    ]
+    assert is_same_task("AdroitHandDoor-v1", DatasetInfo("x", env_id="AdroitHandDoor-v1"))
 
 
 def test_acting_is_bound_to_a_generator(task: OfflineRL) -> None:

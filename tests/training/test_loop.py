@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,13 @@ from torch import Tensor
 
 from cmpolicy.errors import InputError
 from cmpolicy.training.interruption import Interrupted
-from cmpolicy.training.loop import DivergedError, Evaluation, Schedule, TrainingLoop
+from cmpolicy.training.loop import (
+    DivergedError,
+    Evaluation,
+    EvaluationFailed,
+    Schedule,
+    TrainingLoop,
+)
 from cmpolicy.training.run_directory import RunDirectory
 
 Compare = Callable[[Path, Path], None]
@@ -153,7 +160,7 @@ def test_a_milestone_is_evaluated_and_saved(
     save = loop.save_last
     monkeypatch.setattr(loop, "save_last", lambda: (saved.append(loop.step), save()))
     assert [e.step for e in loop.train()] == [12, 13, 24, 30]
-    assert saved == [0, 10, 13, 20, 30, 30]  # at the end with the evaluation
+    assert saved == [0, 10, 12, 13, 20, 24, 30, 30]  # at the end with the evaluation
     assert torch.equal(loop.learner.weight, uninterrupted.learner.weight)
 
 
@@ -218,6 +225,48 @@ def test_an_evaluation_that_seeds_torch_changes_nothing(
     assert torch.equal(learner.weight, uninterrupted.learner.weight)
 
 
+def test_evaluations_may_fail_as_often_in_succession_as_is_tolerated(tmp_path: Path) -> None:
+    fails = {6: True, 12: True, 18: False, 24: True, 30: True}
+
+    def evaluate(step: int) -> Evaluation:
+        if fails[step]:
+            raise EvaluationFailed("no road")
+        return Evaluation(step, 1.0, {"eval/score": 1.0})
+
+    tolerant = replace(SCHEDULE, tolerated_failures=2)
+    loop = make(tmp_path / "tolerant", Learner(), tolerant, evaluate=evaluate)
+    assert [e.failed for e in loop.train()] == list(fails.values())
+    assert loop.run.load_checkpoint("best")["step"] == 18
+    torch.manual_seed(0)
+    strict = make(
+        tmp_path / "strict", Learner(), replace(SCHEDULE, tolerated_failures=1), evaluate=evaluate
+    )
+    with pytest.raises(EvaluationFailed, match="at step 12 failed: no road; 2 in succession"):
+        strict.train()
+    assert strict.run.load_checkpoint("last")["step"] == 12
+    fails.update({12: False, 24: False})  # mended, it goes on with the evaluation that failed
+    again = make(
+        tmp_path / "strict", Learner(), replace(SCHEDULE, tolerated_failures=1), evaluate=evaluate
+    )
+    again.restore()
+    assert [e.failed for e in again.train()] == [True, False, False, False, True]
+    assert torch.equal(again.learner.weight, loop.learner.weight)
+
+
+def test_what_fails_between_updates_costs_none(tmp_path: Path) -> None:
+    loop = make(tmp_path, Learner())
+
+    def sample(batch_size: int) -> Tensor:
+        if loop.step == 9:
+            raise EvaluationFailed("no road")
+        return torch.randn(batch_size)
+
+    loop.dataset.sample = sample  # type: ignore[method-assign]
+    with pytest.raises(EvaluationFailed, match=r"no road\. No update is lost; to go on: python"):
+        loop.train()
+    assert loop.run.load_checkpoint("last")["step"] == 9
+
+
 def diverging(value: float, name: str, after: int) -> Learner:
     """A learner whose scalar `name` is `value` from the update after `after` on."""
     learner = Learner()
@@ -239,7 +288,7 @@ def test_a_learner_that_diverged_stops_at_its_last_finite_state(
     with pytest.raises(DivergedError, match=f"diverged: loss is {value} at step") as error:
         loop.train()
     assert "\n" not in str(error.value)
-    assert loop.run.load_checkpoint("last")["step"] == 10
+    assert loop.run.load_checkpoint("last")["step"] == 12
     assert [int(row["step"]) for row in table(loop.run)] == [4, 6, 8, 12]
 
 
@@ -257,7 +306,7 @@ def test_a_learner_beyond_its_limit_stops_before_anything_is_saved(
         f"training diverged: height is {height} at step 15, its limit 3; the last state before is "
         f"{tmp_path / 'checkpoints' / 'last.safetensors'}; as high as the tower; try to climb less"
     )
-    assert loop.run.load_checkpoint("last")["step"] == 10
+    assert loop.run.load_checkpoint("last")["step"] == 12
 
 
 # Stopped and killed ---------------------------------------------------------------------------

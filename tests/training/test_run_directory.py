@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,40 @@ def test_create_writes_the_configuration_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="already holds a run; continue it with resume="):
         run.create("steps: 6\n")
     assert run.config_path.read_text() == "steps: 5\n"
+
+
+def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from cmpolicy.training.run_directory import RunDirectory;"
+        "run = RunDirectory(sys.argv[1]); run.create(''); print('ready', flush=True);"
+        "time.sleep(60)"
+    )
+    path = tmp_path / "run"
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"ready\n"
+        for start in (RunDirectory(path).lock, lambda: RunDirectory(path).create("")):
+            with pytest.raises(InputError, match="another process is training") as error:
+                start()
+            assert "\n" not in str(error.value)
+        other.kill()
+    mine = RunDirectory(path)
+    mine.lock()
+    with pytest.raises(InputError, match="another process is training"):
+        RunDirectory(path).lock()
+    mine.unlock()
+    RunDirectory(path).lock()
+    assert sorted(p.name for p in path.iterdir()) == ["checkpoints", "config.yaml"]
+
+
+def test_runs_below_are_locked_and_unlocked_with_the_run(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    seed = run.below("seed-3")
+    with pytest.raises(InputError, match=r"another process is training .*seed-3"):
+        RunDirectory(seed.path).lock()
+    run.unlock()
+    RunDirectory(seed.path).lock()
 
 
 def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
