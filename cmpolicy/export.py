@@ -10,6 +10,7 @@ from typing import Any
 from cmpolicy.cli.command import run, starting
 
 with starting():
+    import torch
     from hydra.core.config_store import ConfigStore
     from omegaconf import MISSING
 
