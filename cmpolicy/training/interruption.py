@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -56,8 +57,9 @@ class InterruptionGuard:
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for signum in SIGNALS:
-            self.previous[signum] = signal.signal(signum, self.handle)
+        if threading.current_thread() is threading.main_thread():  # no other may listen
+            for signum in SIGNALS:
+                self.previous[signum] = signal.signal(signum, self.handle)
         return self
 
     def handle(self, signum: int, frame: FrameType | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -90,3 +91,16 @@ def test_the_handlers_before_come_back() -> None:
 def test_an_interruption_carries_its_signal_and_message() -> None:
     error = Interrupted(15, "stopped at step 3")
     assert (error.signum, str(error)) == (15, "stopped at step 3")
+
+
+def test_a_run_in_a_thread_listens_to_no_signals() -> None:
+    """Only the main thread may; a program may train in another one."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def train() -> int:
+        with InterruptionGuard() as guard, guard.at_once():
+            return guard.signum
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(train).result() == 0
+    assert signal.getsignal(signal.SIGINT) is before
