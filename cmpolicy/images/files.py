@@ -110,12 +110,14 @@ def checked_labels(source: str, labels: Any, count: int, classes: int) -> NDArra
     Raises:
         InputError: for a wrong shape or dtype, or a label outside 0 … `classes` − 1.
     """
-    if isinstance(labels, list) and not all(type(label) is int for label in labels):
-        raise InputError(f"{source}: the labels are not all whole numbers, expected one each")
-    try:
-        array = np.asarray(labels)
+    try:  # lists in lists may, unpickled, stand for more numbers than there is memory for
+        parts = labels if isinstance(labels, list | tuple) else ()
+        nested = any(isinstance(x, list | tuple) for x in parts)
+        array = np.empty(0) if nested else np.asarray(labels)
     except (ValueError, OverflowError):
-        raise InputError(f"{source}: the labels are ragged, expected one integer each") from None
+        nested = True
+    if nested:
+        raise InputError(f"{source}: the labels are ragged, expected one integer each")
     if array.shape != (count,) or array.dtype.kind not in "iu":
         raise InputError(
             f"{source}: the labels are {array.dtype} of shape {array.shape}, expected one integer "

@@ -112,7 +112,7 @@ def test_a_missing_key_says_what_is_there(tmp_path, recorded, write_hdf5):
     with h5py.File(path, "a") as file:
         file["rewards/mean"] = 1.0  # a group is no array
         file["terminals"] = np.zeros(60, bool)
-    with pytest.raises(InputError, match="has no rewards, expected"):
+    with pytest.raises(InputError, match="rewards is a group of mean, expected one array"):
         load_hdf5(path)
 
 

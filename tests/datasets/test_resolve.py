@@ -135,7 +135,7 @@ def test_a_path_is_taken_instead(tmp_path, recorded, write_hdf5, write_minari):
     assert sources == ["file", "file", "minari", "minari"]
     with pytest.raises(InputError, match="no file at"):
         resolve_dataset(*HOPPER, path=tmp_path / "none.hdf5")
-    with pytest.raises(InputError, match="no Minari dataset"):
+    with pytest.raises(InputError, match="is a folder of HDF5 files"):
         resolve_dataset(*HOPPER, path=tmp_path)
     with pytest.raises(InputError, match="cannot be reached"):
         resolve_dataset(*HOPPER, path="mujoco/hopper/medium-v0")

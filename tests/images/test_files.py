@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import math
 import pickle
@@ -222,6 +223,7 @@ def test_a_grid_is_about_square_and_has_columns():
         ([0, 1, 10], "label 2 is 10, expected 0 to 9"),
         ([0, True, 2.0], "float64"),
         ([[0], [1, 2], 3], "ragged"),
+        (functools.reduce(lambda below, _: (below, below), range(60), 1), "ragged"),  # 2⁶⁰ numbers
         (["0", "1", "2"], "the labels are <U1"),
         ([0, 1, 10**30], "the labels are object"),
     ],
