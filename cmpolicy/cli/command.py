@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cmpolicy.errors import InputError
 from cmpolicy.training.interruption import Interrupted, StopSignal, stopped_at_once
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("cmpolicy")
+T = TypeVar("T")
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel the configurations are inside the package, in a checkout beside it. The path is
@@ -37,24 +38,33 @@ def run(
     Args:
         schemas: modules that register the schemas of the configuration.
     """
+
+    def composed() -> dict[str, int]:
+        for schema in schemas:  # they import torch, which takes seconds
+            importlib.import_module(schema)
+        return compose_and_call(command, config_name)
+
+    failed = in_one_line(composed)
+    if failed:
+        jobs = "; ".join(failed)
+        print(f"error: {len(failed)} of the sweep's jobs failed: {jobs}", file=sys.stderr)
+        sys.exit(min(failed.values()))
+
+
+def in_one_line(command: Callable[[], T]) -> T:
+    """Call `command` with the log on stderr; a signal or an error ends the process in one line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
     try:
         with stopped_at_once():
-            for schema in schemas:  # they import torch, which takes seconds
-                importlib.import_module(schema)
-            failed = compose_and_call(command, config_name)
+            return command()
     except StopSignal as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.signum)
     except Exception as error:
         sys.exit(report(error))
-    if failed:
-        jobs = "; ".join(failed)
-        print(f"error: {len(failed)} of the sweep's jobs failed: {jobs}", file=sys.stderr)
-        sys.exit(min(failed.values()))
 
 
 def compose_and_call(command: Callable[[Any, list[str]], None], config_name: str) -> dict[str, int]:
