@@ -16,6 +16,7 @@ from cmpolicy.training.loop import (
     Schedule,
     TrainingLoop,
 )
+from cmpolicy.training.optimizer_log import OptimizerLog
 from cmpolicy.training.run_directory import RunDirectory
 
 
@@ -57,6 +58,7 @@ class StackedSeedsLoop(TrainingLoop):
             progress_bar=progress_bar,
         )
         self.seeds = list(seeds)
+        self.optimizer_log = OptimizerLog(learner, stacked=True)
 
     def state(self) -> dict[str, Any]:
         """What `load` needs, by seed."""

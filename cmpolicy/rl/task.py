@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,12 @@ from cmpolicy.rl.evaluation_environment import (
     refuse_environment_keys,
     spaces_of_data,
 )
+from cmpolicy.rl.evaluation_log import log_actions, log_video
 from cmpolicy.rl.learning_curve import draw_learning_curve
 from cmpolicy.rl.online import OnlineData
 from cmpolicy.rl.rollout import Act
 from cmpolicy.rl.score import NO_SCORE, Score, evaluate_agent
+from cmpolicy.rl.video import check_video
 from cmpolicy.training.loop import Evaluation
 from cmpolicy.training.run_directory import RunDirectory
 
@@ -71,6 +73,8 @@ class OfflineRL:
             max_episode_steps=env.max_episode_steps,
             registered_limit=registered_limit(env.id),
         )
+        if config.eval.video_every:
+            check_video()
         self.info = dataset.info
         self.env: Environment | None = None
         self.references: tuple[float, float] | None = None
@@ -120,9 +124,7 @@ class OfflineRL:
         """Evaluate the learner as it stands."""
         if self.env is None:
             return NO_SCORE
-        return evaluate_agent(
-            act_with(self.learner), self.env, self.references, episodes, seed, self.device
-        )
+        return evaluate_agent(self.act, self.env, self.references, episodes, seed, self.device)
 
     def evaluate(self, step: int) -> Evaluation:
         """The evaluation during training, on environment seeds of its own."""
@@ -153,6 +155,19 @@ class OfflineRL:
             return self.info.mean_return
         low, high = self.references
         return 100 * (self.info.mean_return - low) / (high - low)
+
+    def act(self, generator: torch.Generator) -> Act:
+        """Act as evaluations do."""
+        return act_with(self.learner)(generator)
+
+    def log_details(self, run: RunDirectory, evaluations: Sequence[Evaluation]) -> None:
+        """Log beside an evaluation the data's mean, actions, and a video where one is due."""
+        step, every = evaluations[-1].step, self.config.eval.video_every
+        if np.isfinite(self.info.mean_return):
+            run.log(step, {"data/mean_score": self.data_score()})
+        log_actions(self, run, step)
+        if every and len(evaluations) % every == 0:
+            log_video(self, run, step)
 
     def run_name(self) -> str:
         """Task and agent, a path below output_dir."""

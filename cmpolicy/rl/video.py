@@ -15,14 +15,19 @@ from cmpolicy.rl.environments import Environment
 from cmpolicy.rl.rollout import Act
 
 
+def check_video() -> None:
+    """Raise InputError unless the extra `video` is installed."""
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise InputError("a video needs imageio: pip install -e '.[video]'")
+
+
 def write_video(act: Act, environment: Environment, path: Path, seed: int) -> Path:
     """Play one episode and write it as an MP4 at the environment's frame rate.
 
     Raises:
         InputError: if the extra `video` is not installed, or nothing can be rendered here.
     """
-    if importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise InputError("video=true needs imageio: pip install -e '.[video]'")
+    check_video()
     import imageio.v2 as imageio
 
     env = environment.make(render_mode="rgb_array")

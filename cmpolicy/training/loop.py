@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import torch
-from tqdm import tqdm
 
 from cmpolicy.errors import InputError
 from cmpolicy.training.distributed import Ranks
 from cmpolicy.training.interruption import Interrupted, InterruptionGuard, StopSignal
+from cmpolicy.training.optimizer_log import OptimizerLog
+from cmpolicy.training.progress import Progress
 from cmpolicy.training.random_state import GlobalRandomState, RandomState, preserved_random_state
 from cmpolicy.training.run_directory import RunDirectory
 
@@ -122,6 +122,7 @@ class TrainingLoop:
         self.advance = advance or self.update_once
         self.progress_bar = progress_bar
         self.random_state = random_state or GlobalRandomState(ranks)
+        self.optimizer_log = OptimizerLog(learner)
         self.step = 0
         self.saved_step: int | None = None
         self.seconds = 0.0  # spent in updates, over all sittings
@@ -176,11 +177,7 @@ class TrainingLoop:
             Interrupted: after SIGINT or SIGTERM, with the checkpoint written.
         """
         self.open_logs()
-        bar = tqdm(
-            total=self.schedule.steps, initial=self.step, unit="update", desc="training",
-            dynamic_ncols=True, smoothing=0.05, mininterval=0.5, file=sys.stderr,
-            disable=not self.progress_bar,
-        )  # fmt: skip
+        bar = Progress(self.schedule.steps, self.step, self.progress_bar)
         try:
             with InterruptionGuard() as guard, bar:
                 while True:
@@ -202,14 +199,20 @@ class TrainingLoop:
             *((self.step // n + 1) * n for n in (s.log_every, s.eval_every, s.checkpoint_every)),
         )
 
-    def train_until(self, stop: int, guard: InterruptionGuard, bar: Any) -> None:
+    def train_until(self, stop: int, guard: InterruptionGuard, bar: Progress) -> None:
         """Updates up to `stop`; the last one's scalars are logged if a log is due."""
         begin, first = time.perf_counter(), self.step
         metrics: Mapping[str, torch.Tensor] = {}
+        measured = self.optimizer_log.measures and stop % self.schedule.log_every == 0
         while self.step < stop and not self.ranks.largest(guard.signum):
-            done, metrics = self.advance(stop - self.step)
+            most = stop - self.step
+            if measured and most == 1:
+                self.optimizer_log.begin()
+            done, metrics = self.advance(max(1, most - measured))  # the last one alone
             self.step += done
             bar.update(done)
+        if measured and self.step == stop:
+            metrics = {**metrics, **self.optimizer_log.end()}
         values = {name: value.tolist() for name, value in metrics.items()}  # waits for the device
         self.record(values, self.step - first, time.perf_counter() - begin)
 
@@ -240,7 +243,7 @@ class TrainingLoop:
                 f"{meaning or 'try a smaller learning rate'}"
             )
 
-    def after_updates(self, guard: InterruptionGuard, bar: Any) -> None:
+    def after_updates(self, guard: InterruptionGuard, bar: Progress) -> None:
         """Save and evaluate where that is due, in this order: a kill in between costs no update."""
         s = self.schedule
         due = self.step in (0, s.milestone, s.steps) or self.step % s.checkpoint_every == 0
@@ -254,7 +257,7 @@ class TrainingLoop:
         except StopSignal:
             return  # resumed, the run begins with this evaluation
         evaluation = self.record_evaluation(evaluated)
-        bar.set_postfix_str(f"score {evaluation.score:.1f}")
+        bar.evaluated(evaluation.score)
         if self.step == s.steps:
             self.save_last()
 
