@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from cmpolicy.cli.command import in_one_line
+from cmpolicy.cli.help import asks_for_help, print_quietly
 from cmpolicy.errors import InputError
 
 
@@ -34,8 +35,8 @@ def report(arguments: Sequence[str]) -> None:
 def main() -> None:
     """Run the command."""
     arguments = sys.argv[1:]
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__.strip())
+    if asks_for_help(arguments):
+        print_quietly(__doc__.strip())
         return
     in_one_line(lambda: report(arguments))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cmpolicy.acceleration.precision import resolve_precision, use_precision
 from cmpolicy.acceleration.stacked_seeds_loop import StackedSeedsLoop
 from cmpolicy.cli.command import resolve_device
 from cmpolicy.cli.resume import imports_module, resumed_config
+from cmpolicy.cli.sweep import announce_run, run_settings
 from cmpolicy.errors import InputError
 from cmpolicy.images.config import ImageConfig
 from cmpolicy.rl.config import RLConfig
@@ -25,6 +27,7 @@ from cmpolicy.rl.task import OfflineRL
 from cmpolicy.toys.config import ToyConfig
 from cmpolicy.training.distributed import Ranks
 from cmpolicy.training.interruption import Interrupted, StopSignal
+from cmpolicy.training.loggers import check_installed
 from cmpolicy.training.loop import GrowingDataset, Schedule, TrainingLoop
 from cmpolicy.training.random_state import RandomState
 from cmpolicy.training.report import Reporter, Task
@@ -57,21 +60,21 @@ def make_task(config: AnyConfig, device: torch.device, ranks: Ranks) -> Task | O
     return OfflineRL(config, device) if config.seeds is None else OfflineRLSeeds(config, device)
 
 
-def train(config: AnyConfig, overrides: list[str]) -> None:
-    """Train one run, from the start or resumed, to its end."""
+def train(config: AnyConfig, overrides: list[str]) -> float:
+    """Train one run, from the start or resumed, to its end; return its last score."""
     resume = config.resume
     if resume is not None:
         config = resumed_config(resume, overrides, *RUN_CONFIGS)
     make_paths_absolute(config)
     ranks = Ranks.join(config.device)
     try:
-        train_as(ranks, config, resume)
+        return train_as(ranks, config, resume)
     finally:
         ranks.leave()
 
 
-def train_as(ranks: Ranks, config: AnyConfig, resume: str | None) -> None:
-    """Train in this process, the only one unless torchrun started several."""
+def train_as(ranks: Ranks, config: AnyConfig, resume: str | None) -> float:
+    """Train in this process, the only one unless torchrun started several; NaN in the others."""
     device = resolve_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -105,10 +108,11 @@ def train_as(ranks: Ranks, config: AnyConfig, resume: str | None) -> None:
     loop.train()
     if ranks.main:
         try:
-            reporter.finish(loop)
+            return reporter.finish(loop)
         except StopSignal as stop:
             message = f"{stop} in the final evaluation; to go on: {directory.resume_command}"
             raise Interrupted(stop.signum, message) from None
+    return math.nan
 
 
 def open_directory(
@@ -119,12 +123,15 @@ def open_directory(
     Raises:
         InputError: if it cannot be written, or holds a run already.
     """
+    check_installed(config.logger)
     kind = RunDirectory if ranks.main else SilentRunDirectory
     directory = kind(resume or config.run_dir or run_path(config, task))
     if isinstance(config, RLConfig) and imports_module(config.env.id):
         directory.resume_arguments = (f"env.id={config.env.id}",)
+    directory.loggers = config.logger
     if resume is None:
         directory.create(yaml_of(config), rename=config.run_dir is None)
+    announce_run(directory.path)
     return directory
 
 
@@ -158,6 +165,8 @@ def seeds_loop(
     """Make the loop of several seeds; the run of each is below the run directory."""
     config = task.config
     runs = [RunDirectory(directory.path / f"seed-{seed}") for seed in task.seeds]
+    for run in runs:
+        run.loggers = config.logger
     parts = [
         single_loop(one, config, run, computing, Ranks(), state)
         for run, one, state in zip(runs, task.tasks, task.random_states, strict=True)
@@ -215,10 +224,10 @@ def make_paths_absolute(config: AnyConfig) -> None:
 
 
 def run_path(config: AnyConfig, task: Task | OfflineRLSeeds) -> Path:
-    """output_dir/task/method-seed-time, or method-5seeds-time for five seeds."""
+    """output_dir/task/method-seed-time, or method-5seeds-time; in a sweep with what varies."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     seed = f"{len(task.seeds)}seeds" if isinstance(task, OfflineRLSeeds) else f"seed{config.seed}"
-    return Path(config.output_dir) / f"{task.run_name()}-{seed}-{now}"
+    return Path(config.output_dir) / f"{task.run_name()}{run_settings()}-{seed}-{now}"
 
 
 def schedule_of(config: AnyConfig) -> Schedule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -131,6 +132,9 @@ def runs_below(place: Path) -> list[Path]:
         place = place.parent
     configs = sorted(place.rglob("config.yaml"))
     runs = [config.parent for config in configs if not config.parent.name.startswith(".")]
+    for job in sorted(place.rglob("job.json")):  # of a sweep, whose runs are elsewhere
+        run = json.loads(job.read_text()).get("run")
+        runs += [Path(run)] if run and Path(run, "config.yaml").is_file() else []
     above = {parent for run in runs for parent in run.parents}
     return [run for run in runs if run not in above]
 
