@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import platform
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -70,6 +72,7 @@ class Job:
         run: its run directory, once there is one.
         score: the last one, in the end.
         code: the exit code; None for a job that has not ended, or was killed.
+        host, pid: of the process that has begun it last.
     """
 
     directory: Path
@@ -79,6 +82,8 @@ class Job:
     run: str | None = None
     score: float | None = None
     code: int | None = None
+    host: str | None = None
+    pid: int | None = None
 
     @classmethod
     def current(cls) -> Job | None:
@@ -143,7 +148,9 @@ def announce_run(path: Path) -> None:
     job = Job.current()
     if job is not None:
         log.info("%s   run: %s", job, path)
-        job.write(run=str(path.absolute()), score=None, code=None)
+        job.write(
+            run=str(path.absolute()), score=None, code=None, host=platform.node(), pid=os.getpid()
+        )
 
 
 def run_settings() -> str:

@@ -42,3 +42,12 @@ def test_an_own_agent_acts_more_smoothly_the_more_it_is_asked_to() -> None:
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_examples_are_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST
+
+
+@pytest.mark.slow
+@pytest.mark.launchers
+def test_ten_trials_of_optuna_halve_the_distance_of_a_toy(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    first, best = load("tune_with_optuna").main([f"output_dir={tmp_path}", "progress=false"])
+    assert best < first / 2
+    assert len(list(tmp_path.glob("three_gmm/*/results.json"))) == 10
