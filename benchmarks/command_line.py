@@ -1,4 +1,4 @@
-"""Options of a benchmark: `key=value` on the command line, values as YAML."""
+"""Options of a benchmark: `key=value` on the command line, values as YAML; and its `--help`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from typing import Any
 import yaml
 
 
+def show_help(arguments: Sequence[str]) -> None:
+    """Print the docstring of the script that runs and end it, if the command line asks for help."""
+    if {"-h", "--help"} & set(arguments):
+        print((sys.modules["__main__"].__doc__ or "").strip())
+        sys.exit()
+
+
 def given_options(arguments: Sequence[str], known: Iterable[str]) -> dict[str, Any]:
     """What the command line gives; it ends the script with one line at an unknown key."""
+    show_help(arguments)
     names, given = sorted(known), {}
     for argument in arguments:
         key, _, value = argument.partition("=")

@@ -15,6 +15,7 @@ import resource
 import sys
 
 import pytest
+from command_line import show_help
 
 LIBRARIES = (
     *("numpy", "torch", "torch._dynamo", "gymnasium", "mujoco", "minari", "hydra", "h5py"),
@@ -23,6 +24,7 @@ LIBRARIES = (
 
 
 def main() -> None:
+    show_help(sys.argv)
     for library in LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(library)

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from command_line import show_help
+
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = (
     "data",
@@ -88,6 +90,7 @@ def main(name: str, runs: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    show_help(sys.argv)
     if len(sys.argv) < 3:
         sys.exit(__doc__)
     main(sys.argv[1], sys.argv[2:])

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from command_line import read_options
+from command_line import read_options, show_help
 from torch import Tensor
 
 from cmpolicy.consistency.loss_metrics import edm_weight
@@ -46,6 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def main(arguments: list[str]) -> None:
+    show_help(arguments)
     if not arguments or not (Path(arguments[0]) / "cm" / "cm.py").is_file():
         sys.exit("give the directory of a clone of consistency_models_toy_task")
     options = read_options(

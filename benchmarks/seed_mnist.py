@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command_line import read_options
+from command_line import read_options, show_help
 from csv_rows import append_row
 from torch import Tensor
 from torch.nn import functional as F
@@ -103,6 +103,7 @@ def stand_ins_for_torchvision() -> Iterator[None]:
 
 
 def main(arguments: list[str]) -> None:
+    show_help(arguments)
     clone = Path(arguments[0]).resolve() if arguments else Path()
     if not (clone / "consistency_models" / "unet.py").is_file():
         sys.exit("give the directory of a clone of cloneofsimo/consistency_models")

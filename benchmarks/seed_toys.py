@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from command_line import read_options
+from command_line import read_options, show_help
 from csv_rows import append_row, read_rows
 
 from cmpolicy.toys.dataset import ToyDataset, find_toy
@@ -30,6 +30,7 @@ TOYS = ["single_gaussian", "two_gmm", "uneven_two_gmm", "three_gmm"]
 
 
 def main(arguments: list[str]) -> None:
+    show_help(arguments)
     if not arguments or not (Path(arguments[0]) / "cm" / "cm.py").is_file():
         sys.exit("give the directory of a clone of consistency_models_toy_task")
     options = read_options(arguments[1:], {

@@ -18,7 +18,7 @@ with starting():
     from cmpolicy.errors import InputError
     from cmpolicy.images.config import ImageConfig, ImageMetricsConfig
     from cmpolicy.images.evaluation import evaluate_image_run, evaluate_npz
-    from cmpolicy.rl.video import check_video_package
+    from cmpolicy.rl.video import check_video
     from cmpolicy.run import Run
     from cmpolicy.training.run_directory import RunDirectory
 
@@ -83,7 +83,7 @@ def evaluate(config: EvaluateConfig, overrides: list[str]) -> None:
 def evaluate_agent_run(config: EvaluateConfig) -> None:
     """Roll out a checkpoint of an agent."""
     if config.video:
-        check_video_package()
+        check_video()
     assert config.run is not None
     trained = Run(config.run, config.checkpoint, config.device)
     options = {"best_of": config.best_of, "mode_of": config.mode_of, "steps": config.steps}

@@ -93,7 +93,7 @@ def fit(
         for key, value in given_values.items()
     ]
     with unchanged_process():
-        path = train(config, overrides, given)
+        path = train(config, overrides, given).path
     return Run(path)
 
 

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 SCHEMAS = ("cmpolicy.rl.config", "cmpolicy.toys.config", "cmpolicy.images.config")
 
 
-def train(config: AnyConfig, overrides: list[str]) -> None:
-    """One run, from the start or resumed, to its end."""
+def train(config: AnyConfig, overrides: list[str]) -> float:
+    """One run, from the start or resumed, to its end; returns its last score."""
     from cmpolicy.training_run import train as train_run
 
-    train_run(config, overrides)
+    return train_run(config, overrides).score
 
 
 def main() -> None:

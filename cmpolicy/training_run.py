@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime
 import logging
-import sys
+import math
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import OmegaConf
@@ -16,8 +16,9 @@ from omegaconf import OmegaConf
 from cmpolicy.acceleration.mode import accelerated, resolve_acceleration
 from cmpolicy.acceleration.precision import resolve_precision, use_precision
 from cmpolicy.acceleration.stacked_seeds_loop import StackedSeedsLoop
-from cmpolicy.cli.command import resolve_device, swept_values
+from cmpolicy.cli.command import resolve_device
 from cmpolicy.cli.resume import imports_module, load_config, resumed_config
+from cmpolicy.cli.sweep import announce_run, run_settings
 from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.errors import InputError, override
 from cmpolicy.images.config import ImageConfig
@@ -28,6 +29,7 @@ from cmpolicy.rl.task import OfflineRL
 from cmpolicy.toys.config import ToyConfig
 from cmpolicy.training.distributed import Ranks
 from cmpolicy.training.interruption import Interrupted, StopSignal
+from cmpolicy.training.loggers import check_installed
 from cmpolicy.training.loop import Schedule, TrainingLoop
 from cmpolicy.training.protocols import GrowingDataset
 from cmpolicy.training.random_state import RandomState
@@ -64,8 +66,17 @@ def make_task(
     return kind(config, device, data)
 
 
-def train(config: AnyConfig, overrides: list[str], data: TransitionDataset | None = None) -> Path:
-    """Train one run, from the start or resumed, to its end; returns its directory.
+class Trained(NamedTuple):
+    """What a training run has left."""
+
+    path: Path  # of the run directory
+    score: float  # the last one; NaN in processes that help another
+
+
+def train(
+    config: AnyConfig, overrides: list[str], data: TransitionDataset | None = None
+) -> Trained:
+    """Train one run, from the start or resumed, to its end.
 
     Args:
         overrides: the command line of a resumed run, as ``key=value``.
@@ -78,8 +89,7 @@ def train(config: AnyConfig, overrides: list[str], data: TransitionDataset | Non
     ranks = Ranks.join(config.device)
     try:
         with ExitStack() as locks:
-            swept = swept_values(sys.argv, overrides)
-            return train_as(ranks, locks, config, resume, swept, data)
+            return train_as(ranks, locks, config, resume, data)
     finally:
         ranks.leave()
 
@@ -89,16 +99,15 @@ def train_as(
     locks: ExitStack,
     config: AnyConfig,
     resume: str | None,
-    swept: str,
     data: TransitionDataset | None,
-) -> Path:
+) -> Trained:
     """Train in this process, the only one unless torchrun started several.
 
     Args:
         locks: of directories, released at its end.
-        swept: a part of the name of a new run.
     """
     device = resolve_device(config.device)
+    check_installed(config.logger)
     directory = resumed_directory(resume, ranks, locks) if resume is not None else None
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -114,9 +123,11 @@ def train_as(
     )
 
     if directory is None:
-        directory = new_directory(config, run_path(config, task, swept), ranks, locks)
+        directory = new_directory(config, run_path(config, task), ranks, locks)
     elif begins_online(directory, config):
         directory = branched_directory(directory, config, locks)
+    directory.loggers = config.logger
+    announce_run(directory.path)
     computing = {"precision": precision, "acceleration": acceleration}
     loop, reporter = (
         seeds_loop(task, directory, computing)
@@ -132,16 +143,17 @@ def train_as(
     if isinstance(config, RLConfig) and imports_module(config.env.id):
         directory.resume_arguments = (override("env.id", config.env.id),)
     log.info("run: %s   device: %s, %s, %s", directory.path, device, precision, acceleration)
+    score = math.nan
     try:
         if ranks.main and not resume:
             reporter.progress([], 0.0)
         loop.train()
         if ranks.main:
-            reporter.finish(loop)
+            score = reporter.finish(loop)
     except StopSignal as stop:
         message = f"{stop}; to go on: {directory.resume_command}"
         raise Interrupted(stop.signum, message) from None
-    return directory.path
+    return Trained(directory.path, score)
 
 
 def new_directory(
@@ -219,6 +231,8 @@ def seeds_loop(
     """Make the loop of several seeds; the run of each is below the run directory."""
     config = task.config
     runs = [directory.below(f"seed-{seed}") for seed in task.seeds]
+    for run in runs:
+        run.loggers = config.logger
     parts = [
         single_loop(one, config, run, computing, Ranks(), state)
         for run, one, state in zip(runs, task.tasks, task.random_states, strict=True)
@@ -275,11 +289,11 @@ def make_paths_absolute(config: AnyConfig) -> None:
             setattr(node, name, str(Path(value).absolute()))
 
 
-def run_path(config: AnyConfig, task: Task | OfflineRLSeeds, swept: str = "") -> Path:
-    """output_dir/task/method-seed-swept-time, or method-5seeds-time for five seeds."""
+def run_path(config: AnyConfig, task: Task | OfflineRLSeeds) -> Path:
+    """output_dir/task/method-seed-time, or method-5seeds-time; in a sweep with what varies."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     seed = f"{len(task.seeds)}seeds" if isinstance(task, OfflineRLSeeds) else f"seed{config.seed}"
-    return Path(config.output_dir) / f"{task.run_name()}-{seed}{swept}-{now}"
+    return Path(config.output_dir) / f"{task.run_name()}{run_settings()}-{seed}-{now}"
 
 
 def schedule_of(config: AnyConfig) -> Schedule:

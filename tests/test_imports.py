@@ -13,7 +13,9 @@ import cmpolicy
 
 PACKAGE = Path(cmpolicy.__file__).parent
 FILES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))
-COMMANDS = {"train", "evaluate", "select", "sample", "edit", "export", "data", "doctor"}
+COMMANDS = {
+    *("train", "evaluate", "select", "sample", "edit", "export", "report", "data", "doctor"),
+}
 
 # From the bottom up: a package or a file at the top imports, of our own code, at most what stands
 # beside it. Commands may import everything below them.
@@ -30,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "consistency": set(),
     "networks": set(),
     "training": {"errors", "atomic_file", "tensor_file", "directory_lock"},
+    "comparison": {"errors", "atomic_file", "training"},
     "policy": {
         *("errors", "atomic_file", "array_types", "tensor_file", "plugins", "consistency"),
         *("networks", "training"),

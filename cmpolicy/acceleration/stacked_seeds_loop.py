@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cmpolicy.training.loop import DivergedError, Evaluation, OnEvaluation, Schedule, TrainingLoop
+from cmpolicy.training.optimizer_log import OptimizerLog
 from cmpolicy.training.protocols import Dataset, Learner
 from cmpolicy.training.run_directory import RunDirectory
 
@@ -50,6 +51,7 @@ class StackedSeedsLoop(TrainingLoop):
             progress_bar=progress_bar,
         )
         self.seeds = list(seeds)
+        self.optimizer_log = OptimizerLog(learner, stacked=True)
 
     def state(self) -> dict[str, Any]:
         """What `load` needs, by seed."""

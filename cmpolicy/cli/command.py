@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import io
 import logging
+import math
 import os
-import re
+import platform
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cmpolicy.errors import InputError
 from cmpolicy.training.interruption import Interrupted, StopSignal, stopped_at_once
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("cmpolicy")
-NAMED = {"env", "agent", "seed", "toy", "data", "image_loss", "loss"}  # in names of runs anyway
+T = TypeVar("T")
+Command = Callable[[Any, list[str]], float | None]  # of a configuration and its overrides
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel the configurations are inside the package, in a checkout beside it. The path is
@@ -31,36 +34,45 @@ IN_PACKAGE = PACKAGE / "configs"
 CONFIG_PATH = str(IN_PACKAGE if IN_PACKAGE.is_dir() else PACKAGE.parent / "configs")
 
 
-def run(
-    command: Callable[[Any, list[str]], None], config_name: str, schemas: Sequence[str] = ()
-) -> None:
+def run(command: Command, config_name: str, schemas: Sequence[str] = ()) -> None:
     """Compose `configs/<config_name>.yaml` with the command line, call `command`, and exit.
 
     Exit codes: 0 done, 1 failed at run time, 2 wrong input, 128 + n stopped by signal n. Errors
     are one line; set CMPOLICY_TRACEBACK=1 for the traceback. In a sweep the other jobs go on.
 
     Args:
+        command: returns the score of a job, higher is better, for Hydra's sweepers; or None.
         schemas: modules that register the schemas of the configuration.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter())
-    log.handlers, log.propagate = [handler], False
-    log.setLevel(logging.INFO)
+
+    def composed() -> int:
+        for schema in schemas:  # they import torch, which takes seconds
+            importlib.import_module(schema)
+        if asks_for_help(sys.argv[1:]):
+            document = inspect.getdoc(sys.modules[command.__module__]) or ""
+            print_quietly(help_of(document, CONFIG_PATH, config_name, sys.argv[1:]))
+            return 0
+        return compose_and_call(command, config_name)
+
+    from cmpolicy.cli.help import asks_for_help, help_of, print_quietly
+
+    code = in_one_line(composed)
+    if code:
+        sys.exit(code)
+
+
+def in_one_line(command: Callable[[], T]) -> T:
+    """Call `command` with the log on stderr; a signal or an error ends the process in one line."""
+    log_to_stderr()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may know no ± and no é
             with suppress(OSError):
                 stream.reconfigure(errors="backslashreplace")
     try:
         with starting():
-            for schema in schemas:
-                importlib.import_module(schema)
-            failed = compose_and_call(command, config_name)
+            return command()
     except Exception as error:
         sys.exit(report(error))
-    if failed:
-        jobs = "; ".join(failed)
-        print(f"error: {len(failed)} of the sweep's jobs failed: {jobs}", file=sys.stderr)
-        sys.exit(min(failed.values()))
 
 
 @contextmanager
@@ -77,46 +89,115 @@ def starting() -> Iterator[None]:
         sys.exit(128 + stop.signum)
 
 
-def compose_and_call(command: Callable[[Any, list[str]], None], config_name: str) -> dict[str, int]:
+def log_to_stderr(prefix: str = "") -> None:
+    """Write the log of this process to stderr, each line after `prefix`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter(prefix))
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+
+
+def compose_and_call(command: Command, config_name: str) -> int:
     """Let Hydra compose the configuration and call `command`, once for each job of a sweep.
 
-    Returns the jobs of a sweep that failed, with their exit codes; outside a sweep it exits.
+    Returns the exit code of a sweep, after its table; outside a sweep an error ends the process.
     """
     import hydra
     from hydra.core.config_store import ConfigStore
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     from cmpolicy.cli.keys import check_finite, check_keys
+    from cmpolicy.cli.sweep import Sweep, sweep_arguments
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing its own
     store = ConfigStore.instance()
     # Hydra copies its store, but changes no copy, for each group that --help lists.
     setattr(store, "__deepcopy__", lambda memo: store)  # noqa: B010
-    failed: dict[str, int] = {}
-    process = os.getpid()
     changes = changes_of_resumed(sys.argv)
     sys.argv = [argument for argument in sys.argv if argument not in changes]
+    here = (platform.node(), os.getpid())
+    Sweep.directory = None
 
     @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=config_name)
-    def call(config: Any) -> None:
-        # Errors end here: handed back to Hydra they would be announced a second time.
-        overrides = [*HydraConfig.get().overrides.task, *changes]
-        try:
+    def call(config: Any) -> float | None:
+        # Errors end in `perform`: handed back to Hydra they would be announced a second time.
+        def checked() -> Any:
             check_keys(config)
             composed = OmegaConf.to_object(config)
             check_finite(composed)
-            command(composed, overrides)
-        except Exception as error:
-            code = report(error)
-            here = os.getpid() == process  # and not with a launcher's worker
-            if isinstance(error, Interrupted) or not here or HydraConfig.get().mode == RunMode.RUN:
-                sys.exit(code)
-            failed[" ".join(overrides)] = code
+            return composed
 
-    call()
-    return failed
+        in_worker = (platform.node(), os.getpid()) != here
+        return perform(command, checked, changes, in_worker=in_worker)
+
+    sys.argv[1:] += sweep_arguments(sys.argv[1:])
+    try:
+        call()
+    finally:
+        code = 0 if Sweep.directory is None else end_sweep(Sweep.directory)
+    return code
+
+
+def perform(
+    command: Command, config: Callable[[], Any], changes: list[str], *, in_worker: bool
+) -> float | None:
+    """Perform a command or one job of a sweep; return its score.
+
+    Args:
+        config: composes and checks the configuration.
+        changes: see `changes_of_resumed`.
+        in_worker: in another process than the one that the user started.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from cmpolicy.cli.sweep import Job, score_of
+    from cmpolicy.training.progress import Progress
+
+    hydra = HydraConfig.get()
+    overrides, job = [*hydra.overrides.task, *changes], None
+    prefix = f"[{hydra.job.num}] " if in_worker else ""
+    if in_worker:  # of a launcher, perhaps on another machine
+        log_to_stderr(prefix)
+        os.chdir(hydra.runtime.cwd)
+        Progress.bars = False
+    try:
+        job = Job.current()
+        if job is not None and job.code == 0:
+            log.info("%s   has ended before", job)
+            return job.score
+        configured = config()
+        if job is not None and job.unfinished_run is not None and hasattr(configured, "resume"):
+            configured.resume = job.unfinished_run
+            overrides = [o for o in overrides if o.startswith("env.id=")]
+        value = command(configured, overrides)
+    except Exception as error:
+        code = report(error, prefix)
+        if isinstance(error, Interrupted) or job is None:
+            sys.exit(code)
+        job.write(code=code)
+        return math.nan  # which Hydra's sweepers take for a failure
+    if job is not None:
+        job.write(run=(Job.current() or job).run, score=score_of(value), code=0)
+    return value
+
+
+def end_sweep(directory: Path) -> int:
+    """Print the table of a sweep; return its exit code."""
+    from cmpolicy.cli.sweep import read_jobs, table_of
+
+    jobs = read_jobs(directory)
+    if not jobs:  # the first one did not compose, which is told elsewhere
+        return 0
+    print(table_of(jobs))
+    print(f"sweep: {directory}")
+    failed = {f"{job}": 1 if job.code is None else job.code for job in jobs if job.code != 0}
+    if failed:
+        print(
+            f"error: {len(failed)} of the sweep's jobs failed: {'; '.join(failed)}; the same "
+            f"command with hydra.sweep.dir={directory} goes on with what has not ended",
+            file=sys.stderr,
+        )
+    return min(failed.values(), default=0)
 
 
 def changes_of_resumed(argv: Sequence[str]) -> list[str]:
@@ -132,42 +213,28 @@ def changes_of_resumed(argv: Sequence[str]) -> list[str]:
     return [argument for argument in given if not argument.startswith(("resume=", "hydra"))]
 
 
-def swept_values(argv: Sequence[str], overrides: Sequence[str]) -> str:
-    """A job's values of what its sweep varies, as a part of a name: ``-learning_rate=0.1``."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    given = [argument for argument in argv[1:] if not argument.startswith("-") and "=" in argument]
-    if not {"-m", "--multirun"} & set(argv):
-        return ""
-    try:
-        parsed = OverridesParser.create().parse_overrides(given)
-    except HydraException:  # the command line of another program, which calls this function
-        return ""
-    keys = {each.key_or_group for each in parsed if each.is_sweep_override()} - NAMED
-    values = (override.partition("=")[::2] for override in overrides)
-    parts = [f"-{key.rpartition('.')[2]}={value}" for key, value in values if key in keys]
-    return re.sub(r"[^\w.=+-]", "_", "".join(parts))[:100]
-
-
 class LineFormatter(logging.Formatter):
     """The message alone, with its level in front where that is a warning or worse."""
+
+    def __init__(self, prefix: str = "") -> None:
+        super().__init__()
+        self.prefix = prefix
 
     def format(self, record: logging.LogRecord) -> str:
         """Format one line."""
         level = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
-        return level + record.getMessage()
+        return self.prefix + level + record.getMessage()
 
 
-def report(error: Exception) -> int:
-    """Print in one line what ended a command, and return its exit code."""
+def report(error: Exception, prefix: str = "") -> int:
+    """Print in one line, after `prefix`, what ended a command; return its exit code."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from cmpolicy.cli.keys import explain
 
     if isinstance(error, Interrupted):
-        print(error, file=sys.stderr)
+        print(f"{prefix}{error}", file=sys.stderr)
         return 128 + error.signum
     if os.environ.get("CMPOLICY_TRACEBACK"):
         traceback.print_exception(error)
@@ -176,7 +243,7 @@ def report(error: Exception) -> int:
     reason = explain(error)
     if not wrong_input:
         reason = f"{type(error).__name__}: {reason} (CMPOLICY_TRACEBACK=1 shows where)"
-    print(f"error: {reason}", file=sys.stderr)
+    print(f"{prefix}error: {reason}", file=sys.stderr)
     return 2 if wrong_input else 1
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from cmpolicy.acceleration.mode import check_acceleration
 from cmpolicy.acceleration.precision import check_precision
+from cmpolicy.training.loggers import check_loggers
 
 
 def check_positive(config: object, *names: str) -> None:
@@ -40,6 +41,7 @@ class RunConfig:
 
     Attributes:
         steps: updates in the whole run.
+        batch_size: of one update.
         seed: of weights, data order and noise; evaluation uses others derived from it.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads; null for torch's own choice. These networks are small: a second
@@ -50,10 +52,11 @@ class RunConfig:
         accelerate: how agents are updated: ``graph`` (CUDA graphs of several updates), ``compile``,
             ``compiled_graph`` (both), ``off``, or ``auto``, see `cmpolicy.acceleration.mode`.
         log_every, checkpoint_every: updates between two logs, two checkpoints.
+        logger: where the log goes: ``csv``, ``tensorboard``, ``wandb``.
         output_dir: where runs go.
         run_dir: this run's directory; null for one named after task, agent, seed and time.
         resume: a run to go on with.
-        progress: show a progress bar.
+        progress: show a progress bar; without a terminal, a line an evaluation.
     """
 
     AUTO_PRECISION: ClassVar[tuple[str, ...]] = ("tf32", "bf16", "fp32")
@@ -68,6 +71,7 @@ class RunConfig:
     accelerate: str = "auto"
     log_every: int = 500
     checkpoint_every: int = 5_000
+    logger: list[str] = field(default_factory=lambda: ["csv", "tensorboard"])
     output_dir: str = "runs"
     run_dir: str | None = None
     resume: str | None = None
@@ -90,5 +94,6 @@ class RunConfig:
         if self.threads is not None:
             check_positive(self, "threads")
         check_seed(self.seed)
+        check_loggers(self.logger)
         check_precision(self.precision)
         check_acceleration(self.accelerate)

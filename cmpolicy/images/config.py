@@ -89,7 +89,7 @@ class ImageConfig(RunConfig):
     loss: LossConfig = field(default_factory=LossConfig)  # files in configs/image_loss/
     teacher: str | None = None  # run of a trained teacher; null trains one if the loss needs it
     sigma_min: float = 0.002  # range of noise levels, for data with σ_d = 0.5
-    sigma_max: float = 80.0
+    sigma_max: float = 80.0  # the other end
     accumulate: int = 1  # pieces that each process splits its batch into, to save memory
     eval: ImageEvalConfig = field(default_factory=ImageEvalConfig)
     steps: int = 4_000
@@ -117,7 +117,7 @@ class SampleConfig:
     checkpoint: str = "last"  # or best
     model: str | None = None  # student or teacher; null for the student if there is one
     ema: float | None = None  # decay of the averaged weights; null for those of training
-    num_samples: int = 100
+    num_samples: int = 100  # in all
     seed: int = 0  # sample i has seed `seed` + i and depends on nothing else
     label: int | None = None  # class of all samples; null cycles through all classes
     unconditional: bool = False  # samples without labels
@@ -128,16 +128,16 @@ class SampleConfig:
     levels: list[float] | None = None  # decreasing levels of a student, for data with σ_d = 0.5
     solver: str = "heun"  # of a teacher, or euler
     churn: float = 0.0  # of a teacher, with its three settings: Karras et al. 2022, Algorithm 2
-    churn_min: float = 0.0
-    churn_max: float = math.inf
-    churn_noise: float = 1.0
+    churn_min: float = 0.0  # S_tmin there
+    churn_max: float = math.inf  # S_tmax there
+    churn_noise: float = 1.0  # S_noise there
     out: str | None = None  # path of the .npz; null for one in the run directory
     columns: int | None = None  # of the PNG sheet; null for a sheet that is about square
     sheet_samples: int = 100  # on the sheet, at most
     precision: str = "fp32"  # as in training; with fp32 a sample does not depend on its batch
-    device: str = "auto"  # as in training, like `threads`
-    threads: int | None = 1
-    progress: bool = True
+    device: str = "auto"  # as in training
+    threads: int | None = 1  # as in training
+    progress: bool = True  # show a progress bar
 
     def __post_init__(self) -> None:
         given = [k for k in ("steps", "threads", "columns") if getattr(self, k) is not None]
@@ -157,8 +157,8 @@ class EditConfig:
     """Editing: `python -m cmpolicy.edit run=RUN`."""
 
     run: str = MISSING  # run directory of an image run with a student
-    checkpoint: str = "last"  # as in sampling, like `ema`
-    ema: float | None = None
+    checkpoint: str = "last"  # or best
+    ema: float | None = None  # as in sampling
     task: str = "all"  # those that fit; or one of `cmpolicy.images.editing_tasks.TASKS`
     picture: str | None = None  # an image file; null takes images of the dataset
     degrade: bool = True  # false if the image is already grey, small, noisy or drawn
@@ -172,8 +172,8 @@ class EditConfig:
     label: int | None = None  # class of all images; null for each image's own
     seed: int = 0  # image i has noise of seed `seed` + i
     out: str | None = None  # path of the PNG; null for one in the run directory
-    device: str = "auto"  # as in training, like `threads`
-    threads: int | None = 1
+    device: str = "auto"  # as in training
+    threads: int | None = 1  # as in training
 
     def __post_init__(self) -> None:
         given = [k for k in ("threads", "factor") if getattr(self, k) is not None]
@@ -188,9 +188,9 @@ class EditConfig:
 class ComparedImages:
     """Images to compare samples with, as in training; null for the run's training images."""
 
-    name: str | None = None
-    root: str | None = None
-    size: int | None = None
+    name: str | None = None  # a data set
+    root: str | None = None  # directory or file of it
+    size: int | None = None  # of its pictures, in pixels a side
 
 
 @dataclass
@@ -202,7 +202,7 @@ class ImageMetricsConfig:
     seed: int = 1_000  # of the first episode or sample
     # network calls per action or sample; null for those of training, or 1, 2, 5 and the teacher's
     steps: int | None = None
-    device: str = "auto"
+    device: str = "auto"  # as in training
     npz: str | None = None  # samples, as `cmpolicy.sample` writes them, instead of a run
     data: ComparedImages = field(default_factory=ComparedImages)
     extractor: str = "classifier"  # one of EXTRACTORS; only inception gives the FID

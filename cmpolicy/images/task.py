@@ -68,6 +68,11 @@ class ImageScore:
     distances: dict[str, dict[str, float]]
     samples: int
 
+    @property
+    def headline(self) -> float:
+        """Minus the distance of the first sampler's pixels: higher is better."""
+        return -next(iter(self.distances.values()))["pixel_sliced_w2"]
+
     def __str__(self) -> str:
         parts = (f"{row['pixel_sliced_w2']:.3f} ({name})" for name, row in self.distances.items())
         return f"sliced W2 of pixels {', '.join(parts)}"

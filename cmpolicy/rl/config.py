@@ -48,6 +48,7 @@ class EvalConfig:
             environment or by its timeout; the next one ends the run.
         parallel: how many environments exist at once: ``auto`` for one an episode, or as many as
             can be made; 1 where they share a port, a licence or a robot.
+        video_every: evaluations between two videos, videos/step-N.mp4; 0 for none.
     """
 
     every: int = 10_000
@@ -56,6 +57,7 @@ class EvalConfig:
     timeout: float | None = None
     tolerated_failures: int = 3
     parallel: Any = "auto"
+    video_every: int = 0
 
     def __post_init__(self) -> None:
         check_positive(self, "every", "episodes", "final_episodes")
@@ -65,6 +67,8 @@ class EvalConfig:
             raise ValueError(
                 f"eval.tolerated_failures must be at least 0, got {self.tolerated_failures}"
             )
+        if self.video_every < 0:
+            raise ValueError(f"eval.video_every must be at least 0, got {self.video_every}")
         if self.parallel != "auto" and (type(self.parallel) is not int or self.parallel < 1):
             raise ValueError(f"eval.parallel must be auto or at least 1, got {self.parallel!r}")
 

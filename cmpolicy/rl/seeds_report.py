@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from cmpolicy.rl.seeds import OfflineRLSeeds
@@ -35,7 +36,7 @@ class SeedsReporter(Results):
         for _, reporter in self.parts if not evaluations else ():
             reporter.progress([], speed)
 
-    def finish(self, loop: TrainingLoop) -> None:
+    def finish(self, loop: TrainingLoop) -> float:
         """Evaluate all seeds at once, as `Reporter.finish` one; report each, then means."""
         last_scores = self.task.final_scores()
         steps = [reporter.load_best(part) for part, reporter in self.parts]
@@ -54,6 +55,7 @@ class SeedsReporter(Results):
         log.info("%d seeds, best checkpoints: %s", len(results), in_one_line(best))
         print(f"picture: {self.task.draw(self.run, loop.evaluations)}")
         print(f"run: {self.run.path}")
+        return fmean(score.headline for score in last_scores)
 
 
 def in_one_line(summary: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,12 @@ from cmpolicy.rl.evaluation_environment import (
     refuse_environment_keys,
     spaces_of_data,
 )
+from cmpolicy.rl.evaluation_log import log_actions, log_video
 from cmpolicy.rl.learning_curve import draw_learning_curve
 from cmpolicy.rl.online import OnlineData
 from cmpolicy.rl.rollout import Act, EnvironmentFailure
 from cmpolicy.rl.score import NO_SCORE, Score, evaluate_agent, failures_named, no_score
+from cmpolicy.rl.video import check_video
 from cmpolicy.training.loop import Evaluation
 from cmpolicy.training.run_directory import RunDirectory
 
@@ -67,6 +69,8 @@ class OfflineRL:
         self.config, self.device, self.seeds_at_once = config, device, 1
         env = config.env
         dataset = load_dataset(config) if data is None else data
+        if config.eval.video_every:
+            check_video()
         self.info = dataset.info
         self.env: Environment | None = None
         self.references: tuple[float, float] | None = None
@@ -121,7 +125,7 @@ class OfflineRL:
             return NO_SCORE
         with failures_named():
             return evaluate_agent(
-                act_with(self.learner), self.env, self.references, episodes, seed, self.device
+                self.act, self.env, self.references, episodes, seed, self.device
             )
 
     def evaluate(self, step: int) -> Evaluation:
@@ -156,6 +160,19 @@ class OfflineRL:
             return self.info.mean_return
         low, high = self.references
         return 100 * (self.info.mean_return - low) / (high - low)
+
+    def act(self, generator: torch.Generator) -> Act:
+        """Act as evaluations do."""
+        return act_with(self.learner)(generator)
+
+    def log_details(self, run: RunDirectory, evaluations: Sequence[Evaluation]) -> None:
+        """Log beside an evaluation the data's mean, actions, and a video where one is due."""
+        step, every = evaluations[-1].step, self.config.eval.video_every
+        if np.isfinite(self.info.mean_return):
+            run.log(step, {"data/mean_score": self.data_score()})
+        log_actions(self, run, step)
+        if every and len(evaluations) % every == 0:
+            log_video(self, run, step)
 
     def run_name(self) -> str:
         """Task and agent, a path below output_dir."""

@@ -15,10 +15,10 @@ from cmpolicy.rl.environments import Environment
 from cmpolicy.rl.rollout import Act
 
 
-def check_video_package() -> None:
-    """Raise InputError if the extra `video` is not installed."""
+def check_video() -> None:
+    """Raise InputError unless the extra `video` is installed."""
     if importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise InputError("video=true needs imageio: pip install -e '.[video]'")
+        raise InputError("a video needs imageio: pip install -e '.[video]'")
 
 
 def write_video(act: Act, environment: Environment, path: Path, seed: int) -> Path:
@@ -27,7 +27,7 @@ def write_video(act: Act, environment: Environment, path: Path, seed: int) -> Pa
     Raises:
         InputError: if the extra `video` is not installed, or nothing can be rendered here.
     """
-    check_video_package()
+    check_video()
     import imageio.v2 as imageio
 
     env = environment.make(render_mode="rgb_array")

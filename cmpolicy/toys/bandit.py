@@ -39,6 +39,11 @@ class BanditScore:
     behaviour_mass: list[float]
     best_mode: int  # index of the mode with the highest reward
 
+    @property
+    def headline(self) -> float:
+        """What runs are compared by."""
+        return self.mean_reward
+
     def __str__(self) -> str:
         before, after = self.behaviour_mass[self.best_mode], self.mass[self.best_mode]
         return (

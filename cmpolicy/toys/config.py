@@ -37,7 +37,7 @@ class ToyConfig(RunConfig):
     loss: LossConfig = field(default_factory=LossConfig)  # files in configs/loss/
     hidden: list[int] = field(default_factory=lambda: [128, 128, 128])  # widths of the layers
     sigma_min: float = 0.002  # range of noise levels, for data with σ_d = 0.5
-    sigma_max: float = 10.0
+    sigma_max: float = 10.0  # the other end
     teacher: str | None = None  # run of a trained teacher; null trains one if the loss needs it
     eta: float = 1.0  # weight of the Q-guidance, on a bandit
     eval: ToyEvalConfig = field(default_factory=ToyEvalConfig)

@@ -61,6 +61,11 @@ class ToyScore:
         """Name of the distance that compares checkpoints: W1, or sliced W2 in two dimensions."""
         return "w1" if "w1" in self.distances["1 step"] else "sliced_w2"
 
+    @property
+    def headline(self) -> float:
+        """Minus that distance of one-step samples: higher is better."""
+        return -self.distances["1 step"][self.key]
+
     def __str__(self) -> str:
         parts = (f"{row[self.key]:.3f} ({sampler})" for sampler, row in self.distances.items())
         return f"{self.key.replace('_', ' ').replace('w', 'W')} {', '.join(parts)}"
@@ -169,7 +174,7 @@ class ToyTask:
         """Score one-step samples during training, with the same noise each time."""
         score = self._score(["1 step"], 10_000 * (self.config.seed + 1))
         row = score.distances["1 step"]
-        return Evaluation(step, -row[score.key], {f"eval/{k}": v for k, v in row.items()})
+        return Evaluation(step, score.headline, {f"eval/{k}": v for k, v in row.items()})
 
     def final_score(self) -> ToyScore:
         """Score all samplers, with noise that did not choose the best checkpoint."""

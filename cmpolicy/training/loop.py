@@ -5,18 +5,18 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
 import torch
-from tqdm import tqdm
 
 from cmpolicy.errors import InputError
 from cmpolicy.training.distributed import Ranks
 from cmpolicy.training.interruption import Interrupted, InterruptionGuard, StopSignal
+from cmpolicy.training.optimizer_log import OptimizerLog
+from cmpolicy.training.progress import Progress
 from cmpolicy.training.protocols import Dataset, GrowingDataset, Learner
 from cmpolicy.training.random_state import GlobalRandomState, RandomState, preserved_random_state
 from cmpolicy.training.run_directory import RunDirectory
@@ -101,6 +101,7 @@ class TrainingLoop:
         self.advance = advance or self.update_once
         self.progress_bar = progress_bar
         self.random_state = random_state or GlobalRandomState(ranks)
+        self.optimizer_log = OptimizerLog(learner)
         self.step = 0
         self.saved_step: int | None = None
         self.seconds = 0.0  # spent in updates, over all sittings
@@ -156,11 +157,7 @@ class TrainingLoop:
             Interrupted: after SIGINT or SIGTERM, with the checkpoint written.
         """
         self.open_logs()
-        bar = tqdm(
-            total=self.schedule.steps, initial=self.step, unit="update", desc="training",
-            dynamic_ncols=True, smoothing=0.05, mininterval=0.5, file=sys.stderr,
-            disable=not self.progress_bar,
-        )  # fmt: skip
+        bar = Progress(self.schedule.steps, self.step, self.progress_bar)
         try:
             with InterruptionGuard() as guard, bar:
                 while True:
@@ -182,13 +179,17 @@ class TrainingLoop:
             *((self.step // n + 1) * n for n in (s.log_every, s.eval_every, s.checkpoint_every)),
         )
 
-    def train_until(self, stop: int, guard: InterruptionGuard, bar: Any) -> None:
+    def train_until(self, stop: int, guard: InterruptionGuard, bar: Progress) -> None:
         """Updates up to `stop`; the last one's scalars are logged if a log is due."""
         begin, first = time.perf_counter(), self.step
         metrics: Mapping[str, torch.Tensor] = {}
+        measured = self.optimizer_log.measures and stop % self.schedule.log_every == 0
         while self.step < stop and not self.ranks.largest(guard.signum):
+            most = stop - self.step
+            if measured and most == 1:
+                self.optimizer_log.begin()
             try:
-                done, metrics = self.advance(stop - self.step)
+                done, metrics = self.advance(max(1, most - measured))  # the last one alone
             except EvaluationFailed as error:  # of a dataset that grows, before any update
                 self.save_last()
                 raise EvaluationFailed(
@@ -196,6 +197,8 @@ class TrainingLoop:
                 ) from error
             self.step += done
             bar.update(done)
+        if measured and self.step == stop:
+            metrics = {**metrics, **self.optimizer_log.end()}
         values = {name: value.tolist() for name, value in metrics.items()}  # waits for the device
         self.record(values, self.step - first, time.perf_counter() - begin)
 
@@ -226,7 +229,7 @@ class TrainingLoop:
                 f"{meaning or 'try a smaller learning rate'}"
             )
 
-    def after_updates(self, guard: InterruptionGuard, bar: Any) -> None:
+    def after_updates(self, guard: InterruptionGuard, bar: Progress) -> None:
         """Save and evaluate where that is due, in this order: a kill in between costs no update."""
         s = self.schedule
         evaluating = self.evaluation_is_due()
@@ -243,7 +246,7 @@ class TrainingLoop:
         except EvaluationFailed as error:
             evaluated = self.tolerated(error)
         evaluation = self.record_evaluation(evaluated)
-        bar.set_postfix_str(f"score {evaluation.score:.1f}")
+        bar.evaluated(evaluation.score)
         if self.step == s.steps:
             self.save_last()
 

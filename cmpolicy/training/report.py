@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import logging
+import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from cmpolicy.errors import InputError
 from cmpolicy.training.loop import Evaluation, TrainingLoop
 from cmpolicy.training.machine import machine_name
 from cmpolicy.training.protocols import Dataset, Learner
@@ -53,7 +56,10 @@ class Task(Reportable, Protocol):
         ...
 
     def final_score(self) -> Any:
-        """Evaluate at the end, on other seeds: a dataclass that prints as one line."""
+        """Evaluate at the end, on other seeds: a dataclass that prints as one line.
+
+        Its `headline` is the score that compares runs, higher is better.
+        """
         ...
 
     def save_model(self, run: RunDirectory, step: int, /) -> None:
@@ -65,11 +71,21 @@ class Task(Reportable, Protocol):
         ...
 
 
+@runtime_checkable
+class LogsDetails(Protocol):
+    """A task whose evaluations leave more in the log than scalars."""
+
+    def log_details(self, run: RunDirectory, evaluations: list[Evaluation], /) -> None:
+        """Log what belongs to the last evaluation; it may not change the training."""
+        ...
+
+
 class Results:
     """Writes results.json and the picture of a run so far."""
 
     def __init__(self, task: Reportable, run: RunDirectory, computing: dict[str, str]) -> None:
         self.task, self.run, self.computing = task, run, computing
+        self.begin = time.perf_counter() - earlier_seconds(run)
 
     def write(self, finished: bool, speed: float, **parts: Any) -> None:
         """Write results.json."""
@@ -79,6 +95,7 @@ class Results:
                 "finished": finished,
                 **parts,
                 "updates_per_second": round(speed, 1),
+                "wall_seconds": round(time.perf_counter() - self.begin, 1),  # over all sittings
                 "device": str(self.task.device),
                 **self.computing,
                 "machine": machine_name(self.task.device),
@@ -92,6 +109,15 @@ class Results:
         self.write(False, speed, **history(evaluations))
         if evaluations:
             self.task.draw(self.run, evaluations)
+            if isinstance(self.task, LogsDetails):
+                self.task.log_details(self.run, evaluations)
+
+
+def earlier_seconds(run: RunDirectory) -> float:
+    """What earlier sittings of a run took, as far as it is known."""
+    with contextlib.suppress(InputError):
+        return float(run.read_results().get("wall_seconds") or 0.0)
+    return 0.0
 
 
 class Reporter(Results):
@@ -108,13 +134,14 @@ class Reporter(Results):
         if evaluations:
             self.task.save_model(self.run, evaluations[-1].step)
 
-    def finish(self, loop: TrainingLoop) -> None:
-        """Evaluate the last and the best checkpoint on other seeds, and report both."""
+    def finish(self, loop: TrainingLoop) -> float:
+        """Evaluate the last and the best checkpoint on other seeds, report both; the last score."""
         last_score = self.task.final_score()
         best_step = self.load_best(loop)
         best_score = last_score if best_step == loop.step else self.task.final_score()
         loop.restore()
         self.report(loop, last_score, best_score, best_step)
+        return float(last_score.headline)
 
     def load_best(self, loop: TrainingLoop) -> int:
         """Load the best checkpoint into the learner; return its step."""

@@ -14,23 +14,19 @@ tensorboard/         event files
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import itertools
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cmpolicy.atomic_file import write_atomically
 from cmpolicy.directory_lock import DirectoryLock
 from cmpolicy.errors import InputError, override
 from cmpolicy.training.checkpoint import load_state, save_state
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from cmpolicy.training.loggers import Logger, Values, open_loggers, read_metrics
 
 log = logging.getLogger("cmpolicy")
 
@@ -40,7 +36,8 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.writer: SummaryWriter | None = None
+        self.loggers: Sequence[str] = ("csv", "tensorboard")
+        self.logs: list[Logger] = []
         self.last_is_damaged = False
         self.resume_arguments: tuple[str, ...] = ()  # which a resumed run needs once more
         self.lock_of_path = DirectoryLock()
@@ -159,61 +156,40 @@ class RunDirectory:
 
     def open_logs(self, step: int) -> None:
         """Begin logging after `step`; what a killed run wrote beyond it is dropped."""
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
-
         for unfinished in self.path.rglob(".*.tmp"):
             unfinished.unlink()
-        self.writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
-        rows = [row for row in self.read_metrics() if int(row["step"]) <= step]
-        self.rows: list[dict[str, Any]] = list(rows)
-        self.flush_metrics()
+        config = self.config_path.read_text() if self.config_path.exists() else ""
+        self.logs = open_loggers(self.loggers, self.path, step, config)
 
     def read_metrics(self) -> list[dict[str, str]]:
-        """The rows of metrics.csv; none if there is no such file.
-
-        Raises:
-            InputError: if a row has no step.
-        """
-        if not self.metrics_path.exists():
-            return []
-        try:
-            with self.metrics_path.open(newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.DictReader(file))
-            assert all(int(row["step"]) >= 0 for row in rows)
-        except (AssertionError, KeyError, TypeError, ValueError, csv.Error) as error:
-            raise InputError(
-                f"{self.metrics_path} is damaged: expected a whole number `step` in every row; "
-                "repair the file or remove it"
-            ) from error
-        return rows
+        """The rows of metrics.csv, see `loggers.read_metrics`."""
+        return read_metrics(self.metrics_path)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Write scalars of `step` to TensorBoard and metrics.csv."""
-        assert self.writer is not None, "open_logs comes first"
-        for name, value in scalars.items():
-            self.writer.add_scalar(name, value, step)
-        if self.rows and int(self.rows[-1]["step"]) == step:
-            self.rows[-1].update(scalars)
-        else:
-            self.rows.append({"step": step, **scalars})
+        """Log scalars of `step`."""
+        for logger in self.logs:
+            logger.scalars(step, scalars)
+
+    def log_histogram(self, step: int, name: str, values: Values) -> None:
+        """Log a distribution, to the loggers that show it."""
+        for logger in self.logs:
+            logger.histogram(step, name, values)
+
+    def log_video(self, step: int, name: str, path: Path) -> None:
+        """Log an MP4, to the loggers that show it."""
+        for logger in self.logs:
+            logger.video(step, name, path)
 
     def flush_metrics(self) -> None:
-        """Put the rows so far on the disk."""
-        names = dict.fromkeys(name for row in self.rows for name in row)
-        text = io.StringIO()
-        table = csv.DictWriter(text, list(names) or ["step"], restval="", lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.rows)
-        write_atomically(self.metrics_path, text.getvalue().encode())
-        if self.writer is not None:
-            self.writer.flush()
+        """Put what has been logged on the disk."""
+        for logger in self.logs:
+            logger.flush()
 
     def close_logs(self) -> None:
-        """Flush and close the event file."""
-        self.flush_metrics()
-        if self.writer is not None:
-            self.writer.close()
-            self.writer = None
+        """End logging."""
+        for logger in self.logs:
+            logger.close()
+        self.logs = []
 
     def save_checkpoint(self, name: str, state: dict[str, Any]) -> None:
         """Write checkpoints/`name`.safetensors; of `last` the previous one is kept."""
@@ -272,7 +248,7 @@ class SilentRunDirectory(RunDirectory):
     def _leave_it(self, *args: Any, **options: Any) -> None:
         """Write nothing."""
 
-    create = lock = write_config = open_logs = log = _leave_it
+    create = lock = write_config = open_logs = log = log_histogram = log_video = _leave_it
     flush_metrics = close_logs = save_checkpoint = _leave_it
 
 

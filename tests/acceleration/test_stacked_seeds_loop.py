@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cmpolicy.acceleration.stacked_seeds_loop import StackedSeedsLoop, over_seeds
 from cmpolicy.training.interruption import Interrupted
+from cmpolicy.training.loggers import TensorBoardLogger
 from cmpolicy.training.loop import DivergedError, Evaluation, Schedule, TrainingLoop
 from cmpolicy.training.random_state import OwnRandomState
 from cmpolicy.training.run_directory import RunDirectory
@@ -226,9 +227,9 @@ def test_killed_at_any_write_they_go_on_bit_for_bit(
         try:
             loop.train()
         except Killed:
-            for seed in loop.seeds:
-                if seed.run.writer is not None:
-                    seed.run.writer.close()
+            for logger in (logger for seed in loop.seeds for logger in seed.run.logs):
+                if isinstance(logger, TensorBoardLogger):
+                    logger.close()
     assert_equal_to(resume(tmp_path / "cut"), singles)
 
 

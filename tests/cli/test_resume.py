@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cmpolicy.cli.command import changes_of_resumed, swept_values
+from cmpolicy.cli.command import changes_of_resumed
 from cmpolicy.cli.resume import CHANGEABLE, imports_module, load_config, resumed_config
 from cmpolicy.errors import InputError, override
 from cmpolicy.rl.config import RLConfig
@@ -98,20 +98,6 @@ def test_changes_of_a_resumed_run_are_not_held_against_the_commands_own_keys() -
     assert changes_of_resumed(argv) == ["agent.eta=1"]
     assert changes_of_resumed([*argv, "-m"]) == []
     assert changes_of_resumed(["train.py", "agent.eta=1"]) == []
-
-
-def test_names_of_a_sweeps_runs_say_what_varies() -> None:
-    argv = [
-        "train.py",
-        "-m",
-        "agent.learning_rate=1e-3,1e-4",
-        "seed=0,1",
-        "steps=5",
-        "eval.every=1,2",
-    ]
-    job = ["agent.learning_rate=1e-4", "seed=1", "steps=5", "eval.every=2"]
-    assert swept_values(argv, job) == "-learning_rate=1e-4-every=2"
-    assert swept_values([argv[0], *argv[2:]], job) == ""
 
 
 @pytest.mark.parametrize("path", ["runs/a", "a run", "a,b", "é", "it's", "{x}", "a=b(c)", "[1]"])

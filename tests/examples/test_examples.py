@@ -111,3 +111,12 @@ def test_stable_baselines3_evaluates_a_policy_as_we_do(
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_examples_are_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= WHOLE_ALGORITHM.get(path.stem, LONGEST)
+
+
+@pytest.mark.slow
+@pytest.mark.launchers
+def test_ten_trials_of_optuna_halve_the_distance_of_a_toy(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    first, best = load("tune_with_optuna").main([f"output_dir={tmp_path}", "progress=false"])
+    assert best < first / 2
+    assert len(list(tmp_path.glob("three_gmm/*/results.json"))) == 10

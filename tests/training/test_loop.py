@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cmpolicy.errors import InputError
 from cmpolicy.training.interruption import Interrupted
+from cmpolicy.training.loggers import TensorBoardLogger
 from cmpolicy.training.loop import (
     DivergedError,
     Evaluation,
@@ -374,6 +375,13 @@ class Killed(BaseException):
     """The process is gone."""
 
 
+def close_event_files(run: RunDirectory) -> None:
+    """What the end of a process does."""
+    for logger in run.logs:
+        if isinstance(logger, TensorBoardLogger):
+            logger.close()
+
+
 def killed_at(write: int, *, after: bool) -> Callable[[Path, Path], None]:
     """What stands for os.replace in a process that ends at a rename, before or after it."""
     replace, count = os.replace, 0
@@ -405,8 +413,7 @@ def test_killed_at_any_write_it_goes_on_bit_for_bit(
         try:
             loop.train()
         except Killed:
-            if loop.run.writer is not None:
-                loop.run.writer.close()
+            close_event_files(loop.run)
     assert_equal_runs(resume(tmp_path / "cut").run.path, uninterrupted.run.path)
 
 
