@@ -124,9 +124,7 @@ class OfflineRL:
         if self.env is None:
             return NO_SCORE
         with failures_named():
-            return evaluate_agent(
-                self.act, self.env, self.references, episodes, seed, self.device
-            )
+            return evaluate_agent(self.act, self.env, self.references, episodes, seed, self.device)
 
     def evaluate(self, step: int) -> Evaluation:
         """The evaluation during training, on environment seeds of its own."""
