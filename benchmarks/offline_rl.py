@@ -1,6 +1,7 @@
 """Offline RL: sets × agents × seeds, ours and peers', in one table.
 
     python benchmarks/offline_rl.py data=DIR/sac agents=[ac,weighted_bc,bc] jobs=2
+    python benchmarks/offline_rl.py protocol=d4rl agents=[ac,bc]
     python benchmarks/offline_rl.py data=DIR protocol=short
     python benchmarks/offline_rl.py sets=[hopper-medium] agents=[ac,iql] seeds=[0,3]
     python benchmarks/offline_rl.py data=DIR agents=[ac,d3rlpy_rebrac,ding_jin_code] ding_jin=REPO
@@ -14,7 +15,8 @@
                of its own, made at `venv`), `ding_jin_code` (their repository, at `ding_jin`), or
                {label: [overrides of the train command]}
     protocol   standard: 200,000 updates, 3 seeds, on data made as D4RL's are, evaluations of 20
-               episodes; short: 50,000 updates, 2 seeds, evaluations of 10, products in fp32; quick:
+               episodes; d4rl: 1,000,000 updates, 5 seeds, the nine locomotion sets as published;
+               short: 50,000 updates, 2 seeds, evaluations of 10, products in fp32; quick:
                to see that it works. Batches of 256, an evaluation every 25th of the training on
                fresh starts; the score is the mean of the last five
     jobs       runs at a time, one thread each; train=[overrides for every run of ours]
@@ -92,11 +94,17 @@ SHORT_SETS = (
 STANDARD_SETS = tuple(
     f"{e}-{b}" for e in ("hopper", "walker2d", "halfcheetah") for b in ("medium", "medium-replay")
 )
+D4RL_SETS = tuple(
+    f"{e}-{b}"
+    for e in ("halfcheetah", "hopper", "walker2d")
+    for b in ("medium", "medium-replay", "medium-expert")
+)
 PROTOCOLS = {
     "short": Protocol(50_000, 2, SHORT_SETS),
     "standard": Protocol(
         200_000, 3, STANDARD_SETS, episodes=20, final_episodes=100, precision="auto"
     ),
+    "d4rl": Protocol(1_000_000, 5, D4RL_SETS, final_episodes=100, precision="auto"),
     "quick": Protocol(20, 1, ("hopper-medium",), 32, evaluations=5, episodes=2, final_episodes=2),
 }
 

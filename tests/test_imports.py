@@ -13,7 +13,7 @@ import cmpolicy
 
 PACKAGE = Path(cmpolicy.__file__).parent
 FILES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))
-COMMANDS = {"train", "evaluate", "sample", "edit", "export", "report"}
+COMMANDS = {"train", "evaluate", "select", "sample", "edit", "export", "report"}
 
 # From the bottom up: a package or a file at the top imports, of our own code, at most what stands
 # beside it. Commands may import everything below them.
@@ -117,7 +117,7 @@ def test_imports_are_found_in_every_form(file: str, source: str, found: set[str]
 
 
 def test_files_are_few_and_small_and_named_for_what_they_hold() -> None:
-    assert len([f for f in FILES if f.name != "__init__.py"]) <= 137
+    assert len([f for f in FILES if f.name != "__init__.py"]) <= 150
     for file in FILES:
         assert len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) <= 320, file
         assert not any(word in file.stem for word in ("util", "helper", "common", "misc")), file

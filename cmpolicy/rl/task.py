@@ -58,21 +58,7 @@ class OfflineRL:
 
     def __init__(self, config: RLConfig, device: torch.device) -> None:
         self.config, self.device, self.seeds_at_once = config, device, 1
-        env = config.env
-        if config.dataset.path is None and not (env.d4rl_id or env.minari_id):
-            raise InputError(
-                "no task: give env=NAME, such as env=hopper-medium, "
-                "or dataset.path=FILE with env.id=ID"
-            )
-        dataset = resolve_dataset(
-            env.name,
-            env.d4rl_id,
-            env.minari_id,
-            config.dataset.source,
-            config.dataset.path,
-            max_episode_steps=env.max_episode_steps,
-            registered_limit=registered_limit(env.id),
-        )
+        env, dataset = config.env, load_dataset(config)
         if config.eval.video_every:
             check_video()
         self.info = dataset.info
@@ -173,9 +159,13 @@ class OfflineRL:
         """Task and agent, a path below output_dir."""
         return f"{self.config.env.name}/{self.config.agent.name}"
 
-    def save_model(self, run: RunDirectory) -> None:
-        """Write policy.safetensors, which `ConsistencyPolicy.load` reads."""
-        self.learner.average_policy.save(run.path / "policy.safetensors")
+    def save_model(self, run: RunDirectory, step: int) -> None:
+        """Write policy.safetensors, which `ConsistencyPolicy.load` reads, and keep a copy.
+
+        `cmpolicy.select` chooses among the copies, policies/STEP.safetensors.
+        """
+        for path in (run.path / "policy.safetensors", run.policy_path(step)):
+            self.learner.average_policy.save(path)
 
     def log_caveats(self) -> None:
         """Log the data's own score, and a warning where scores do not compare."""
@@ -235,6 +225,28 @@ class OfflineRL:
             "environment": self.env and {**asdict(self.env), "reference_returns": self.references},
             "spaces": self.spaces._asdict(),
         }
+
+
+def load_dataset(config: RLConfig) -> TransitionDataset:
+    """Load the data that a configuration names, with the rewards as recorded.
+
+    Raises:
+        InputError: if it names none, or none that exists.
+    """
+    env = config.env
+    if config.dataset.path is None and not (env.d4rl_id or env.minari_id):
+        raise InputError(
+            "no task: give env=NAME, such as env=hopper-medium, or dataset.path=FILE with env.id=ID"
+        )
+    return resolve_dataset(
+        env.name,
+        env.d4rl_id,
+        env.minari_id,
+        config.dataset.source,
+        config.dataset.path,
+        max_episode_steps=env.max_episode_steps,
+        registered_limit=registered_limit(env.id),
+    )
 
 
 def build_agent(config: RLConfig, spaces: Spaces) -> Agent:
