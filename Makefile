@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast check clean
+.PHONY: demo test test-fast test-launchers check clean
 
 demo: .venv/installed
 	$(BIN)/python -m cmpolicy.train env=hopper-medium dataset.source=sample steps=30000 eval.every=5000
@@ -12,6 +12,10 @@ test: .venv/installed-dev
 
 test-fast: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-launchers: .venv-launchers/installed  # joblib, submitit, Ray, Weights & Biases, Optuna
+	.venv-launchers/bin/python -m pytest -m launchers tests/cli tests/examples
+	.venv-launchers/bin/python -m pytest tests/training/test_loggers.py
 
 check: .venv/installed-dev
 	$(BIN)/pre-commit run --all-files
@@ -26,5 +30,10 @@ check: .venv/installed-dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch .venv/installed $@
 
+.venv-launchers/installed: pyproject.toml
+	test -d .venv-launchers || $(PYTHON) -m venv .venv-launchers
+	.venv-launchers/bin/pip install --quiet --editable '.[dev,launchers,ray,wandb]' optuna
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-launchers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

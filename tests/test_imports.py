@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "acceleration": {
         *("errors", "array_types", "consistency", "networks", "datasets", "agents", "training"),
     },
-    "cli": {"errors", "training", "acceleration"},
+    "cli": {"errors", "atomic_file", "training", "acceleration"},
     "generative": {"errors", "consistency", "networks", "training"},
     "rl": {
         *("errors", "array_types", "datasets", "agents", "training", "acceleration", "cli"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,10 +19,10 @@ from cmpolicy.cli.sweep import Job, read_jobs
 from cmpolicy.training.checkpoint import load_state
 
 pytestmark = [pytest.mark.launchers, pytest.mark.slow]
-STEPS = 600
+STEPS = 200
 JOBS = (
     *("-m", "--config-name", "toy", "toy=two_gmm", "device=cpu", f"steps={STEPS}"),
-    *("eval.every=300", "eval.samples=50", "batch_size=8", "hidden=[4]", "loss.teacher_steps=0"),
+    *("eval.every=100", "eval.samples=50", "batch_size=8", "hidden=[4]", "loss.teacher_steps=0"),
     *("checkpoint_every=10", "log_every=100", "logger=[csv]", "hydra.sweep.dir=sweep"),
 )
 LAUNCHERS = {
@@ -113,6 +114,17 @@ def patiently(function: Callable[..., Any]) -> Callable[..., Any]:
     return asked_again
 
 
+def node() -> dict[str, Any]:
+    """What a small node is started with; Ray waits 15 s only for ports that it has to choose."""
+    names = ("metrics_agent_port", "metrics_export_port")
+    names += ("dashboard_agent_listen_port", "runtime_env_agent_port")
+    sockets = [socket.create_server(("", 0)) for _ in names]
+    ports = {name: s.getsockname()[1] for name, s in zip(names, sockets, strict=True)}
+    for s in sockets:
+        s.close()
+    return {"num_cpus": 1, "object_store_memory": 80 * 2**20, **ports}
+
+
 def test_ray_moves_the_jobs_of_a_node_that_died(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,10 +134,10 @@ def test_ray_moves_the_jobs_of_a_node_that_died(
     from ray.cluster_utils import Cluster
 
     monkeypatch.setattr(services, "get_node", patiently(services.get_node))
-    size: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    cluster = Cluster()
     try:
-        doomed = [cluster.add_node(**size) for _ in range(2)][1]
+        cluster.add_node(**node(), include_dashboard=False)  # the head
+        doomed = [cluster.add_node(**node()) for _ in range(2)][1]
         process = start(
             tmp_path,
             "seed=0,1,2,3,4,5,6,7",
