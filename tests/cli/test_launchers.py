@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -114,17 +113,6 @@ def patiently(function: Callable[..., Any]) -> Callable[..., Any]:
     return asked_again
 
 
-def node() -> dict[str, Any]:
-    """What a small node is started with; Ray waits 15 s only for ports that it has to choose."""
-    names = ("metrics_agent_port", "metrics_export_port")
-    names += ("dashboard_agent_listen_port", "runtime_env_agent_port")
-    sockets = [socket.create_server(("", 0)) for _ in names]
-    ports = {name: s.getsockname()[1] for name, s in zip(names, sockets, strict=True)}
-    for s in sockets:
-        s.close()
-    return {"num_cpus": 1, "object_store_memory": 80 * 2**20, **ports}
-
-
 def test_ray_moves_the_jobs_of_a_node_that_died(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,10 +122,11 @@ def test_ray_moves_the_jobs_of_a_node_that_died(
     from ray.cluster_utils import Cluster
 
     monkeypatch.setattr(services, "get_node", patiently(services.get_node))
+    size: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
     cluster = Cluster()
     try:
-        cluster.add_node(**node(), include_dashboard=False)  # the head
-        doomed = [cluster.add_node(**node()) for _ in range(2)][1]
+        cluster.add_node(**size, include_dashboard=False)  # the head
+        doomed = [cluster.add_node(**size) for _ in range(2)][1]
         process = start(
             tmp_path,
             "seed=0,1,2,3,4,5,6,7",
