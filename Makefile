@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast test-oldest check docs clean
+.PHONY: demo test test-fast test-oldest test-launchers check docs clean
 
 demo: .venv/installed
 	$(BIN)/python -m cmpolicy.train env=hopper-medium dataset.source=sample steps=30000 eval.every=5000
@@ -18,6 +18,10 @@ test-oldest:
 	.venv-oldest/bin/pip install --quiet --constraint constraints-oldest.txt \
 		--editable '.[export,images,robotics,toys,video]' 'pytest>=8.3' 'pytest-xdist>=3.6'
 	.venv-oldest/bin/python -m pytest -n 2 -m "not slow"
+
+test-launchers: .venv-launchers/installed  # joblib, submitit, Ray, Weights & Biases, Optuna
+	.venv-launchers/bin/python -m pytest -m launchers tests/cli tests/examples
+	.venv-launchers/bin/python -m pytest tests/training/test_loggers.py
 
 check: .venv/installed-dev
 	$(BIN)/pre-commit run --all-files
@@ -41,5 +45,10 @@ docs: .venv/installed-docs
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch .venv/installed $@
 
+.venv-launchers/installed: pyproject.toml
+	test -d .venv-launchers || $(PYTHON) -m venv .venv-launchers
+	.venv-launchers/bin/pip install --quiet --editable '.[dev,launchers,ray,wandb]' optuna
+	touch $@
+
 clean:
-	rm -rf .venv .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -44,6 +44,7 @@ class SelectConfig:
         transitions: of the data at most.
         discount: γ of the values, near enough to 1 for whole episodes.
         seed: of everything drawn.
+        device: as in training.
     """
 
     run: str = MISSING

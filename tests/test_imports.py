@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "acceleration": {
         *("errors", "array_types", "consistency", "networks", "datasets", "agents", "training"),
     },
-    "cli": {"errors", "plugins", "training", "acceleration"},
+    "cli": {"errors", "atomic_file", "plugins", "training", "acceleration"},
     "generative": {"errors", "plugins", "consistency", "networks", "training"},
     "rl": {
         *("errors", "array_types", "plugins", "datasets", "agents", "training", "acceleration"),

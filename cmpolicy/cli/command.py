@@ -174,10 +174,10 @@ def perform(
         code = report(error, prefix)
         if isinstance(error, Interrupted) or job is None:
             sys.exit(code)
-        job.write(code=code)
+        (Job.current() or job).write(code=code)
         return math.nan  # which Hydra's sweepers take for a failure
     if job is not None:
-        job.write(run=(Job.current() or job).run, score=score_of(value), code=0)
+        (Job.current() or job).write(score=score_of(value), code=0)
     return value
 
 

@@ -107,7 +107,8 @@ class Job:
                     f"{directory} holds a job of another sweep ({' '.join(earlier.overrides)}); "
                     "choose another hydra.sweep.dir="
                 )
-            job.run, job.score, job.code = earlier.run, earlier.score, earlier.code
+            earlier.settings = varied
+            return earlier
         return job
 
     @property

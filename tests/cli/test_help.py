@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from cmpolicy import edit, evaluate, export, report, sample, train
+from cmpolicy import edit, evaluate, export, report, sample, select, train
 from cmpolicy.cli.help import meanings
 
 COMMANDS = [
     (train,),
     *((train, f"agent={name}") for name in ("ac", "ac_ding_jin", "bc", "diffusion_ql", "iql")),
     *((train, "--config-name", name) for name in ("toy", "image")),
-    *((module,) for module in (evaluate, sample, edit, export)),
+    *((module,) for module in (evaluate, select, sample, edit, export)),
 ]
 
 

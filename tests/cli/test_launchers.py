@@ -18,10 +18,10 @@ from cmpolicy.cli.sweep import Job, read_jobs
 from cmpolicy.training.checkpoint import load_state
 
 pytestmark = [pytest.mark.launchers, pytest.mark.slow]
-STEPS = 600
+STEPS = 200
 JOBS = (
     *("-m", "--config-name", "toy", "toy=two_gmm", "device=cpu", f"steps={STEPS}"),
-    *("eval.every=300", "eval.samples=50", "batch_size=8", "hidden=[4]", "loss.teacher_steps=0"),
+    *("eval.every=100", "eval.samples=50", "batch_size=8", "hidden=[4]", "loss.teacher_steps=0"),
     *("checkpoint_every=10", "log_every=100", "logger=[csv]", "hydra.sweep.dir=sweep"),
 )
 LAUNCHERS = {
@@ -123,8 +123,9 @@ def test_ray_moves_the_jobs_of_a_node_that_died(
 
     monkeypatch.setattr(services, "get_node", patiently(services.get_node))
     size: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    cluster = Cluster()
     try:
+        cluster.add_node(**size, include_dashboard=False)  # the head
         doomed = [cluster.add_node(**size) for _ in range(2)][1]
         process = start(
             tmp_path,
