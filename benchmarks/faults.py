@@ -1,6 +1,6 @@
 """What faults do to runs and readers: benchmarks/results/faults.md and faults.csv.
 
-    python benchmarks/faults.py [kills=300] [disks=50] [flips=200] [inputs=6000] [seed=0]
+    python benchmarks/faults.py [kills=360] [disks=50] [flips=200] [inputs=6000] [seed=0]
                                 [kinds=[bc,ac,online,seeds,toy,images]] [out=FOLDER] [work=FOLDER]
 
 Kills: a run is killed by SIGKILL at up to five random moments, goes on each time, and must end in
@@ -35,7 +35,7 @@ from cmpolicy.training.run_directory import RunDirectory
 
 HERE = Path(__file__).resolve().parent
 DEFAULTS: dict[str, Any] = {
-    **{"kills": 300, "disks": 50, "flips": 200, "inputs": 6000, "seed": 0, "kinds": list(RUNS)},
+    **{"kills": 360, "disks": 50, "flips": 200, "inputs": 6000, "seed": 0, "kinds": list(RUNS)},
     **{"out": str(HERE / "results"), "work": str(Path(tempfile.gettempdir()) / "cmpolicy-faults")},
 }
 COLUMNS = ("part", "kind", "number", "count", "wrong")

@@ -58,6 +58,7 @@ def test_a_seed_of_several_is_the_run_of_that_seed(
     assert (ours["seed"], ours["seeds_at_once"], theirs["seeds_at_once"]) == (3, 2, 1)
     assert ours["best"].pop("chosen_by") == theirs["best"].pop("chosen_by")
     for name in ("last", "best"):
+        assert ours[name].pop("failure") is theirs[name].pop("failure") is None
         assert ours[name] == pytest.approx(theirs[name], rel=1e-3)
     assert [e["step"] for e in ours["evaluations"]] == [6, 12]
     logged = [r["step"] for r in RunDirectory(mine).read_metrics() if r["critic/loss"]]

@@ -36,7 +36,7 @@ def test_help_says_what_can_be_given() -> None:
         [sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0
-    assert "kills=300" in done.stdout
+    assert "kills=360" in done.stdout
 
 
 def test_edits(load: Any) -> None:
