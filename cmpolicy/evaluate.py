@@ -93,7 +93,8 @@ def evaluate_agent_run(
     bind = act_with(agent, config.best_of, config.mode_of, config.steps)
     candidates = config.best_of or agent.candidates
     env, references = recorded.environment(config.env.id), recorded.references
-    score = evaluate_agent(bind, env, references, config.episodes, config.seed, device)
+    window = agent.policy.window
+    score = evaluate_agent(bind, env, references, config.episodes, config.seed, device, window)
     row = {
         "checkpoint": config.checkpoint,
         "step": step,
@@ -112,7 +113,7 @@ def evaluate_agent_run(
     if config.video:
         generator = torch.Generator(device=device).manual_seed(config.seed)
         path = directory.path / f"video-{config.checkpoint}.mp4"
-        print(f"video: {write_video(bind(generator), env, path, config.seed)}")
+        print(f"video: {write_video(bind(generator), env, path, config.seed, window)}")
 
 
 def main() -> None:

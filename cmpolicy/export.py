@@ -16,6 +16,7 @@ from cmpolicy.atomic_file import write_atomically
 from cmpolicy.cli.command import run
 from cmpolicy.cli.run_config import check_checkpoint, check_positive
 from cmpolicy.errors import InputError
+from cmpolicy.policy.action_chunks import Window
 from cmpolicy.policy.consistency_policy import ConsistencyPolicy
 from cmpolicy.policy.export_graph import (
     PolicyGraph,
@@ -82,6 +83,7 @@ def export(config: ExportConfig, overrides: list[str]) -> None:
         "steps": graph.steps,
         "mode_of": graph.mode_of,
         "noise_inside": graph.draws,
+        **policy.window._asdict(),
         "inputs": {name: ["batch", *shape] for name, shape in graph.inputs.items()},
         "action_low": policy.bound.low.tolist(),
         "action_high": policy.bound.high.tolist(),
@@ -174,9 +176,16 @@ def signature(graph: PolicyGraph) -> str:
     inputs = ", ".join(
         f"{name} (batch, {', '.join(map(str, shape))})" for name, shape in graph.inputs.items()
     )
-    bound = graph.policy.bound
-    low, high = bound.low.tolist(), bound.high.tolist()
-    return f"{inputs} → actions (batch, {len(low)}) in {low} … {high}, float32"
+    bound, window = graph.policy.bound, graph.policy.window
+    size = len(bound.low) // window.horizon
+    low, high = bound.low[:size].tolist(), bound.high[:size].tolist()
+    text = f"{inputs} → actions (batch, {len(bound.low)}) in {low} … {high}, float32"
+    if window == Window():
+        return text
+    return (
+        f"{text}; {window.history} observations, the oldest first, and {window.horizon} actions, "
+        f"{window.execute} of them to be executed"
+    )
 
 
 def snippet(name: str, path: Path, graph: PolicyGraph) -> list[str]:

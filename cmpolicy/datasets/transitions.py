@@ -196,6 +196,16 @@ class TransitionDataset:
         return self.actions.shape[1]
 
     @property
+    def stops(self) -> Tensor:
+        """Where returns end, (N,) bool: with the episode, and at a terminal inside one."""
+        return self.episode_ends | (self.terminals > 0)
+
+    @cached_property
+    def episode_bounds(self) -> tuple[Tensor, Tensor]:
+        """Each transition's first and last of its episode, (N,) int64 each."""
+        return first_and_last(self.episode_ends)
+
+    @property
     def device(self) -> torch.device:
         """Where the tensors live."""
         return self.rewards.device
@@ -288,3 +298,10 @@ class TransitionDataset:
         return TransitionDataset(
             self.transitions, self.episode_ends, self.info, weights, self.to_end
         )
+
+
+def first_and_last(ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Begin and end of the piece that each of N steps lies in; `ends` marks last steps, (N,)."""
+    index = torch.arange(len(ends), device=ends.device)
+    last = torch.where(ends, index, len(ends)).flip(0).cummin(0).values.flip(0)
+    return torch.where(ends.roll(1), index, 0).cummax(0).values, last

@@ -13,6 +13,7 @@ from cmpolicy.consistency.sampling import check_levels
 from cmpolicy.networks.embeddings import EMBEDDINGS
 from cmpolicy.networks.mlp import ACTIVATIONS
 from cmpolicy.policy.action_bounds import BOUNDS
+from cmpolicy.policy.action_chunks import Window
 
 # iCT was tuned on images. On hopper one-step actions are best with its first ten levels
 # (benchmarks/results/hopper_medium.md).
@@ -39,6 +40,9 @@ class PolicyConfig:
         steps: network calls an action, on a Karras grid.
         levels: noise levels of sampling, decreasing, in place of `steps`.
         normalize_obs: standardise observations before they enter the network.
+        horizon: actions that are given at once, a chunk.
+        execute: of these are done before the next are asked for; all by default.
+        history: observations that are seen, the last ones.
 
     Raises:
         ValueError: for an unknown name or a value out of range.
@@ -56,6 +60,9 @@ class PolicyConfig:
     steps: int = 1
     levels: list[float] | None = None
     normalize_obs: bool = True
+    horizon: int = 1
+    execute: int | None = None
+    history: int = 1
 
     PARAMETERIZATIONS: ClassVar[dict[str, Callable[..., Parameterization]]] = {**PARAMETERIZATIONS}
     LOSSES: ClassVar[dict[str, Callable[..., Loss]]] = LOSSES
@@ -78,6 +85,10 @@ class PolicyConfig:
             )
         self.sigma_min, self.sigma_max = float(self.sigma_min), float(self.sigma_max)
         self.steps = check_count("steps", self.steps, MAX_STEPS)
+        self.horizon = check_count("horizon", self.horizon, MAX_STEPS)
+        self.history = check_count("history", self.history, MAX_STEPS)
+        if self.execute is not None:
+            self.execute = check_count("execute", self.execute, self.horizon)
         check_count("the number of hidden layers", len(self.hidden), MAX_LAYERS)
         self.hidden = [check_count("each width in hidden", w, MAX_WIDTH) for w in self.hidden]
         if self.levels is not None:
@@ -90,6 +101,11 @@ class PolicyConfig:
             self.make_loss()
         except TypeError as error:
             raise ValueError(f"loss_options do not fit loss {self.loss!r}: {error}") from None
+
+    @property
+    def window(self) -> Window:
+        """What the policy sees and gives."""
+        return Window(self.horizon, self.execute or self.horizon, self.history)
 
     def make_loss(self) -> Loss:
         """The consistency loss that `loss` and `loss_options` describe."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,15 +20,15 @@ from cmpolicy.consistency.randomness import even_noise, normal
 from cmpolicy.consistency.sampling import few_step_levels, find_mode
 from cmpolicy.networks.mlp import ConditionalMLP
 from cmpolicy.policy.action_bounds import LATENT_STD, ActionBound
+from cmpolicy.policy.action_chunks import ChunkQueue, Window, tiled
 from cmpolicy.policy.config import PolicyConfig, check_count
 from cmpolicy.policy.few_step_sampler import FewStepSampler
+from cmpolicy.policy.numpy_actions import numpy_actions
+from cmpolicy.policy.observation_units import means_and_units
 from cmpolicy.policy.policy_file import read_policy, write_policy
 
 MODE_BANDWIDTH = 0.4  # in units of `ActionBound.spread`
 MAX_DIM = 1_000_000
-MAX_NUMBERS = 2**22  # in one intermediate result of `act`
-ROUNDING = 1e-6  # a smaller standard deviation, relative to an entry's size, is float32's rounding
-COLUMNS = 16  # converted to float64 at a time
 
 
 class ConsistencyPolicy(nn.Module):
@@ -36,8 +37,11 @@ class ConsistencyPolicy(nn.Module):
     `policy(obs)` samples differentiably, `policy.loss(obs, action)` is the consistency loss,
     `policy.act(obs)` goes from NumPy to NumPy.
 
+    With a `horizon` an action below is a chunk of so many, one after the other, with a `history`
+    an observation the last ones, the oldest first; `act` alone takes and gives those of one step.
+
     Args:
-        obs_dim, action_dim: numbers of entries.
+        obs_dim, action_dim: numbers of entries, of one step; the attributes are those of all.
         action_low, action_high: bounds of the environment, a number or (action_dim,).
         config: architecture, loss and sampling; `PolicyConfig()` by default.
         **overrides: fields of PolicyConfig, e.g. ``bound="clamp", steps=2``.
@@ -61,17 +65,20 @@ class ConsistencyPolicy(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config = dataclasses.replace(config or self.Config(), **overrides)
-        self.obs_dim = obs_dim = check_count("obs_dim", obs_dim, MAX_DIM)
-        self.action_dim = action_dim = check_count("action_dim", action_dim, MAX_DIM)
+        self.window = config.window
+        self.queue = ChunkQueue(self.window)
+        self.obs_dim = obs_dim = check_count("obs_dim", obs_dim, MAX_DIM) * config.history
+        self.action_dim = check_count("action_dim", action_dim, MAX_DIM) * config.horizon
+        bounds = (tiled(end, action_dim, config.horizon) for end in (action_low, action_high))
         self.parameterization = config.PARAMETERIZATIONS[config.parameterization](
             LATENT_STD, config.sigma_min, config.sigma_max
         )
         grid = few_step_levels(config.steps, self.parameterization)
         self.levels = grid if config.levels is None else list(config.levels)
         self.consistency_loss = config.make_loss()
-        self.bound = ActionBound(config.bound, action_dim, action_low, action_high)
+        self.bound = ActionBound(config.bound, self.action_dim, *bounds)
         self.network = ConditionalMLP(
-            action_dim, obs_dim, config.hidden, config.activation, config.embedding
+            self.action_dim, obs_dim, config.hidden, config.activation, config.embedding
         )
         self.target_network: nn.Module | None = None
         if self.consistency_loss.needs_target_ema:
@@ -102,10 +109,9 @@ class ConsistencyPolicy(nn.Module):
             raise ValueError(f"need finite observations to measure, got NaN or inf in {rows} rows")
         self.bound.fit(actions)
         if self.config.normalize_obs:
-            columns = range(0, self.obs_dim, COLUMNS)
-            parts = [_mean_and_unit(observations[:, i : i + COLUMNS]) for i in columns]
-            self.obs_mean.copy_(torch.cat([mean for mean, _ in parts]))
-            self.obs_std.copy_(torch.cat([unit for _, unit in parts]))
+            mean, unit = means_and_units(observations)
+            self.obs_mean.copy_(mean)
+            self.obs_std.copy_(unit)
 
     def _check_shapes(self, batch: int, **tensors: Tensor | None) -> None:
         """Raise ValueError for a shape that would broadcast to something else."""
@@ -251,42 +257,41 @@ class ConsistencyPolicy(nn.Module):
         self,
         observation: npt.ArrayLike,
         *,
+        episode_start: npt.ArrayLike | None = None,
         mode_of: int = 1,
         levels: Sequence[float] | None = None,
         generator: torch.Generator | None = None,
     ) -> FloatArray:
-        """Actions for an environment.
+        """Actions for an environment, or for one step of N that are stepped together.
 
         (obs_dim,) → (action_dim,), or (N, obs_dim) → (N, action_dim), always float32. They are
         samples, or with `mode_of` the mode of so many an observation, which draws nothing. Large
         batches are computed in parts.
+
+        Args:
+            episode_start: () or (N,) bool, where an episode begins with this observation: a policy
+                with a horizon or a history remembers what it planned and saw; see also `reset`.
 
         Raises:
             ValueError: for another shape, NaN or infinity, or mode_of < 1.
         """
         if mode_of < 1:
             raise ValueError(f"mode_of must be at least 1, got {mode_of}")
-        dtype = self.obs_mean.dtype
-        # A copy, because torch refuses read-only memory.
-        array = np.array(observation, np.float64 if dtype == torch.float64 else np.float32)
-        if not np.isfinite(array).all():
-            index = np.argwhere(~np.isfinite(array))[0]
-            raise ValueError(f"the observation is {array[tuple(index)]} at index {index.tolist()}")
-        batch = torch.from_numpy(array[None] if array.ndim < 2 else array)
-        batch = batch.to(self.obs_mean.device, dtype)
-        rows = max(1, MAX_NUMBERS // (mode_of**2 * self.action_dim + max(self.config.hidden)))
 
         def sample(part: Tensor) -> Tensor:
             if mode_of > 1:
                 return self.mode(part, mode_of, levels=levels)
             return self(part, levels=levels, generator=generator)  # type: ignore[no-any-return]
 
-        if len(batch) > rows:
-            parts = [sample(batch[i : i + rows]) for i in range(0, len(batch), rows)]
-            actions = self.bound.as_numpy(torch.cat(parts))
-        else:
-            actions = self.bound.as_numpy(sample(batch))
-        return actions[0] if array.ndim < 2 else actions
+        plan = functools.partial(numpy_actions, self, sample, mode_of)
+        if self.window == Window():
+            return plan(observation)
+        starts = None if episode_start is None else np.asarray(episode_start, np.bool_)
+        return self.queue.act(plan, np.asarray(observation, np.float32), starts)
+
+    def reset(self) -> None:
+        """Begin new episodes in all environments of `act`."""
+        self.queue.reset()
 
     def save(self, path: str | Path) -> None:
         """Write weights, normalisers and configuration into one safetensors file, with a checksum.
@@ -294,10 +299,10 @@ class ConsistencyPolicy(nn.Module):
         Folders of `path` that do not exist are made.
         """
         arguments = {
-            "obs_dim": self.obs_dim,
-            "action_dim": self.action_dim,
-            "action_low": self.bound.given_low.tolist(),
-            "action_high": self.bound.given_high.tolist(),
+            "obs_dim": self.obs_dim // self.window.history,
+            "action_dim": (one := self.action_dim // self.window.horizon),
+            "action_low": self.bound.given_low[:one].tolist(),
+            "action_high": self.bound.given_high[:one].tolist(),
             **dataclasses.asdict(self.config),
         }
         write_policy(Path(path), self.state_dict(), arguments)
@@ -310,11 +315,3 @@ class ConsistencyPolicy(nn.Module):
             InputError: if the file is missing, damaged, or not a policy.
         """
         return read_policy(Path(path), cls).to(device)
-
-
-def _mean_and_unit(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each column in float64; of a constant one its size, or 1."""
-    x = x.double()
-    std, size = x.std(0, correction=min(1, len(x) - 1)), x.abs().amax(0)
-    constant = std <= ROUNDING * size
-    return x.mean(0), torch.where(constant, torch.where(size > 0, size, 1.0), std)

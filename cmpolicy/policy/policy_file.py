@@ -58,9 +58,10 @@ def _check_sizes(arguments: Mapping[str, Any], state: Mapping[str, Tensor]) -> N
     It comes before the network, which would take whatever memory a file asks for.
     """
     layers = range(len(arguments["hidden"]))
+    history, horizon = (arguments.get(key, 1) for key in ("history", "horizon"))
     sizes = {
-        "obs_dim": len(state["obs_mean"]),
-        "action_dim": len(state["bound.low"]),
+        "obs_dim": len(state["obs_mean"]) / history,
+        "action_dim": len(state["bound.low"]) / horizon,
         "hidden": [len(state[f"network.layers.{2 * i}.bias"]) for i in layers],
     }
     for name, size in sizes.items():

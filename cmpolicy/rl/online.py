@@ -15,6 +15,7 @@ from cmpolicy.datasets.replay_buffer import ReplayBuffer
 from cmpolicy.datasets.rewards import RewardTransform
 from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 from cmpolicy.errors import InputError
+from cmpolicy.policy.action_chunks import Window
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.environments import Environment
 from cmpolicy.rl.rollout import EnvironmentFailure, Episode
@@ -57,6 +58,11 @@ class OnlineData:
             raise InputError(
                 f"online.steps={config.online.steps} with agent {config.agent.name}, which does "
                 "not learn from rewards; choose agent=ac, iql or diffusion_ql"
+            )
+        if learner.policy.window != Window():
+            raise InputError(
+                f"online.steps={config.online.steps} with {learner.policy.window}: what acts in "
+                "the environment sees one observation and gives one action; train on data alone"
             )
         self.learner, self.offline, self.transform = learner, offline, transform
         self.offline_updates = config.steps

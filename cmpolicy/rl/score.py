@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from cmpolicy.policy.action_chunks import Window
 from cmpolicy.rl.environments import Environment
-from cmpolicy.rl.rollout import Act, Episodes, roll_out, roll_out_seeds
+from cmpolicy.rl.rollout import PLAIN, Act, Episodes, roll_out, roll_out_seeds
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,11 @@ def evaluate_agent(
     episodes: int,
     seed: int,
     device: torch.device | str = "cpu",
+    window: Window = PLAIN,
 ) -> Score:
     """Roll out and score; the policy's noise has a generator of its own, seeded by `seed`."""
     generator = torch.Generator(device=device).manual_seed(seed)
-    rolled = roll_out(act_with(generator), env.make, episodes, seed, env.parallel)
+    rolled = roll_out(act_with(generator), env.make, episodes, seed, env.parallel, window)
     return score_of(rolled, references)
 
 
@@ -94,8 +96,10 @@ def evaluate_agents(
     episodes: int,
     seeds: Sequence[int],
     device: torch.device | str = "cpu",
+    window: Window = PLAIN,
 ) -> list[Score]:
     """`evaluate_agent` for each of R seeds; one call of what acts for all, (R, N, …), a step."""
     generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
-    rolled = roll_out_seeds(act_with(generators), env.make, episodes, seeds, env.parallel)
+    act = act_with(generators)
+    rolled = roll_out_seeds(act, env.make, episodes, seeds, env.parallel, window)
     return [score_of(each, references) for each in rolled]

@@ -59,8 +59,8 @@ class OfflineRLSeeds:
         """Evaluate the agents as they stand, all at once."""
         env, references = self.tasks[0].env, self.tasks[0].references
         assert env is not None, "seeds= refuses env.id=none"
-        act_with = self.learner.act_with
-        return evaluate_agents(act_with, env, references, episodes, seeds, self.device)
+        act_with, window = self.learner.act_with, self.learner.core.policy.window
+        return evaluate_agents(act_with, env, references, episodes, seeds, self.device, window)
 
     def evaluate(self, step: int) -> list[Evaluation]:
         """What `OfflineRL.evaluate` gives for each seed."""

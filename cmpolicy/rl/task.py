@@ -120,9 +120,8 @@ class OfflineRL:
         """Evaluate the learner as it stands."""
         if self.env is None:
             return NO_SCORE
-        return evaluate_agent(
-            act_with(self.learner), self.env, self.references, episodes, seed, self.device
-        )
+        act, window = act_with(self.learner), self.learner.policy.window
+        return evaluate_agent(act, self.env, self.references, episodes, seed, self.device, window)
 
     def evaluate(self, step: int) -> Evaluation:
         """The evaluation during training, on environment seeds of its own."""

@@ -259,7 +259,7 @@ def test_a_mode_of_no_samples_is_refused(mode_of: int) -> None:
 def test_large_batches_are_computed_in_parts(mode_of: int, monkeypatch: pytest.MonkeyPatch) -> None:
     policy, observations = small(), data(50)[0].numpy()
     whole = policy.act(observations, mode_of=mode_of, generator=generator())
-    monkeypatch.setattr("cmpolicy.policy.consistency_policy.MAX_NUMBERS", 100)
+    monkeypatch.setattr("cmpolicy.policy.numpy_actions.MAX_NUMBERS", 100)
     calls = network_inputs(
         policy, lambda: policy.act(observations, mode_of=mode_of, generator=generator())
     )
