@@ -76,4 +76,4 @@ class ChunkQueue:
 def tiled(bound: float | Sequence[float], size: int, times: int) -> float | Sequence[float]:
     """The bound of a chunk: that of an action, a number or (size,), `times` over."""
     same = times == 1 or np.ndim(bound) == 0
-    return bound if same else np.tile(np.broadcast_to(bound, size), times).tolist()  # type: ignore[arg-type, return-value]
+    return bound if same else np.tile(np.broadcast_to(bound, size), times).tolist()
