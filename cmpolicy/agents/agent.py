@@ -109,10 +109,10 @@ class Agent(nn.Module):
     def __init__(self, spaces: Spaces, config: AgentConfig, total_steps: int) -> None:
         super().__init__()
         self.config = config
+        self.candidates: int = getattr(config, "candidates", 1)
         self.policy = self.make_policy(spaces)
         self.average_policy = frozen_copy(self.policy)
         self.total_steps = total_steps
-        self.candidates = 1
         self.vectorize: Callable[[F], F] = identity
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.learning_rates: dict[str, float] = {}
@@ -120,9 +120,10 @@ class Agent(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def make_policy(self, spaces: Spaces) -> ConsistencyPolicy:
-        """An untrained policy."""
+        """An untrained policy, which acts as the agent does; without a choice by critics."""
         obs_dim, low, high = spaces
-        return self.Policy(obs_dim, len(low), low, high, self.config.policy)
+        mode_of = self.config.mode_of if self.candidates == 1 else 1
+        return self.Policy(obs_dim, len(low), low, high, self.config.policy, mode_of=mode_of)
 
     def prepare(self, dataset: TransitionDataset) -> TransitionDataset:
         """Before the first update: measure the data's statistics, give the data to train on."""
@@ -266,9 +267,10 @@ class Agent(nn.Module):
         return actions
 
     def training_state(self) -> dict[str, Any]:
-        """Everything that a resumed training needs."""
+        """Everything that a resumed training needs, and `ConsistencyPolicy.load`."""
         optimizers = {name: o.state_dict() for name, o in self.optimizers.items()}
-        return {"modules": dict(self.state_dict()), "optimizers": optimizers}
+        policy = self.average_policy.arguments
+        return {"modules": dict(self.state_dict()), "optimizers": optimizers, "policy": policy}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `training_state` gave.
