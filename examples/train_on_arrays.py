@@ -40,9 +40,8 @@ def main(path="mountain_car.safetensors", updates=500):
     torch.manual_seed(0)
     *recorded, driver_returns = roll_out(driver, episodes=50, seed=0)
     observations, actions = map(torch.from_numpy, recorded)
-    env = gymnasium.make("MountainCarContinuous-v0")
-    spaces = env.observation_space, env.action_space
-    policy = ConsistencyPolicy.from_spaces(*spaces, mode_of=32)  # acts by the mode of 32 samples
+    # Bounds of actions are ±1 where none are given; it acts by the mode of 32 samples.
+    policy = ConsistencyPolicy(obs_dim=2, action_dim=1, mode_of=32)
     policy.fit_normalizers(observations, actions)
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
     for update in range(updates):
