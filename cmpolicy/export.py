@@ -110,13 +110,13 @@ def load_policy(config: ExportConfig) -> tuple[ConsistencyPolicy, int, dict[str,
     if path.is_file():
         if config.checkpoint != "last":
             raise InputError(f"{path} is one policy; checkpoint=best needs a run directory")
-        return ConsistencyPolicy.load(path), config.mode_of or 1, {}
+        policy = ConsistencyPolicy.load(path)
+        return policy, config.mode_of or (1 if config.noise else policy.mode_of), {}
     directory = RunDirectory.existing(path)
     spaces = read_record(directory).spaces
     agent, step = load_agent(directory, spaces, config.checkpoint, torch.device("cpu"))
     agent.check_steps(config.steps)
-    sampled = config.noise is not None or agent.candidates > 1
-    mode_of = config.mode_of or (1 if sampled else agent.config.mode_of)
+    mode_of = config.mode_of or (1 if config.noise else agent.average_policy.mode_of)
     if agent.candidates > 1:
         log.warning(
             "agent %s takes one of %d actions by its critic; the exported policy %s.",

@@ -35,9 +35,9 @@ def write_tensors(
 
 
 def read_tensors(
-    path: Path, file_format: str, device: str | torch.device = "cpu"
+    path: Path, file_formats: str | tuple[str, ...], device: str | torch.device = "cpu"
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the text of a file. Nothing in it is executed.
+    """The tensors and the text of a file of one of these formats. Nothing in it is executed.
 
     Raises:
         FileNotFoundError: if there is no file.
@@ -46,9 +46,10 @@ def read_tensors(
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != file_format:
+            formats = (file_formats,) if isinstance(file_formats, str) else file_formats
+            if metadata.get("format") not in formats:
                 found = metadata.get("format", "unknown")
-                raise InputError(f"{path} has format {found[:50]}, expected {file_format}")
+                raise InputError(f"{path} has format {found[:50]}, expected {formats[0]}")
             if _checksum(path) != metadata.get("sha256"):
                 raise InputError(f"{path} is damaged: its checksum is wrong")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118

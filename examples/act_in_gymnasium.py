@@ -21,7 +21,7 @@ def main(path, env_id, episodes=8):
     observations, _ = envs.reset(seed=0)
     returns, running = np.zeros(episodes), np.ones(episodes, dtype=bool)
     while running.any():
-        actions = policy.act(observations, mode_of=32)  # (episodes, obs_dim) → (…, action_dim)
+        actions = policy.act(observations)  # (episodes, obs_dim) → (…, action_dim)
         observations, rewards, terminated, truncated, _ = envs.step(actions)
         returns += rewards * running
         running &= ~(terminated | truncated)

@@ -110,10 +110,10 @@ class Agent(nn.Module):
     def __init__(self, spaces: Spaces, config: AgentConfig, total_steps: int) -> None:
         super().__init__()
         self.config = config
+        self.candidates: int = getattr(config, "candidates", 1)
         self.policy = self.make_policy(spaces)
         self.average_policy = frozen_copy(self.policy)
         self.total_steps = total_steps
-        self.candidates = 1
         self.vectorize: Callable[[F], F] = identity
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.learning_rates: dict[str, float] = {}
@@ -121,9 +121,10 @@ class Agent(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def make_policy(self, spaces: Spaces) -> ConsistencyPolicy:
-        """An untrained policy."""
+        """An untrained policy, which acts as the agent does; without a choice by critics."""
         obs_dim, low, high = spaces
-        return self.Policy(obs_dim, len(low), low, high, self.config.policy)
+        mode_of = self.config.mode_of if self.candidates == 1 else 1
+        return self.Policy(obs_dim, len(low), low, high, self.config.policy, mode_of=mode_of)
 
     def prepare(self, dataset: TransitionDataset) -> TransitionDataset:
         """Before the first update: measure statistics, give the data in the policy's windows."""
@@ -235,9 +236,8 @@ class Agent(nn.Module):
             steps: network calls an action, if not those of the policy; see `check_steps`.
         """
         obs = torch.from_numpy(observations).to(self.step.device)
-        options = {"best_of": best_of, "mode_of": mode_of, "steps": steps}
-        result: FloatArray = self.choose(obs, **options, generator=generator).cpu().numpy()
-        return result
+        how: Any = {"best_of": best_of, "mode_of": mode_of, "steps": steps}
+        return self.choose(obs, **how, generator=generator).cpu().numpy()
 
     def choose(
         self,
@@ -266,9 +266,10 @@ class Agent(nn.Module):
         return actions
 
     def training_state(self) -> dict[str, Any]:
-        """Everything that a resumed training needs."""
+        """Everything that a resumed training needs, and `ConsistencyPolicy.load`."""
         optimizers = {name: o.state_dict() for name, o in self.optimizers.items()}
-        return {"modules": dict(self.state_dict()), "optimizers": optimizers}
+        policy = self.average_policy.arguments
+        return {"modules": dict(self.state_dict()), "optimizers": optimizers, "policy": policy}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `training_state` gave.

@@ -79,7 +79,6 @@ class CriticAgent(Agent):
         super().__init__(spaces, config, total_steps)
         self.critic = self.make_critic(self.policy.action_dim, config.critic_ensemble)
         self.target_critic = frozen_copy(self.critic)
-        self.candidates = config.candidates
         self.register_buffer("reward_scale", torch.ones(()))
         self.register_buffer("largest_return", torch.zeros(()))
         self.add_optimizer("critic", self.critic, config.critic_learning_rate)

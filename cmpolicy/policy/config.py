@@ -7,13 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, SupportsIndex
 
+from torch import nn
+
 from cmpolicy.consistency.losses import LOSSES, Loss
 from cmpolicy.consistency.parameterization import PARAMETERIZATIONS, Parameterization
 from cmpolicy.consistency.sampling import check_levels
 from cmpolicy.networks.embeddings import EMBEDDINGS
 from cmpolicy.networks.mlp import ACTIVATIONS
+from cmpolicy.plugins import find
 from cmpolicy.policy.action_bounds import BOUNDS
 from cmpolicy.policy.action_chunks import Window
+from cmpolicy.policy.architecture import check_name, make_module
 
 # iCT was tuned on images. On hopper one-step actions are best with its first ten levels
 # (benchmarks/results/hopper_medium.md).
@@ -28,7 +32,10 @@ class PolicyConfig:
     """Architecture, loss and sampling of a ConsistencyPolicy.
 
     Attributes:
-        hidden, activation, embedding: of the network, see `ConditionalMLP`.
+        network, network_options: a name in `cmpolicy.policy.architecture.NETWORKS`, and what it
+            is made with beside its sizes.
+        encoder, encoder_options: the same of ENCODERS; None for observations as they are.
+        hidden, activation, embedding: of the network ``mlp``, see `ConditionalMLP`.
         bound: ``tanh``, ``clamp`` or ``squash``, see `ActionBound`.
         parameterization: ``karras`` (Song et al. 2023), ``trigflow`` (Lu & Song 2024) or
             ``ding_jin``.
@@ -48,6 +55,10 @@ class PolicyConfig:
         ValueError: for an unknown name or a value out of range.
     """
 
+    network: str = "mlp"
+    network_options: dict[str, Any] = field(default_factory=dict)
+    encoder: str | None = None
+    encoder_options: dict[str, Any] = field(default_factory=dict)
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     activation: str = "silu"
     embedding: str = "fourier"
@@ -68,6 +79,8 @@ class PolicyConfig:
     LOSSES: ClassVar[dict[str, Callable[..., Loss]]] = LOSSES
 
     def __post_init__(self) -> None:
+        if self.LOSSES is LOSSES:
+            find("loss", LOSSES, self.loss)
         for key, names in (
             ("bound", BOUNDS),
             ("activation", ACTIVATIONS),
@@ -78,6 +91,9 @@ class PolicyConfig:
             value = getattr(self, key)
             if value not in names:
                 raise ValueError(f"unknown {key} {value!r}, expected one of {', '.join(names)}")
+        check_name("network", self.network)
+        if self.encoder is not None:
+            check_name("encoder", self.encoder)
         if not 0 < self.sigma_min < self.sigma_max <= MAX_SIGMA:
             raise ValueError(
                 f"need 0 < sigma_min < sigma_max ≤ {MAX_SIGMA:g}, got {self.sigma_min} and "
@@ -106,6 +122,20 @@ class PolicyConfig:
     def window(self) -> Window:
         """What the policy sees and gives."""
         return Window(self.horizon, self.execute or self.horizon, self.history)
+
+    def make_network(self, action_dim: int, condition_dim: int) -> nn.Module:
+        """Make the network that `network` and its options describe."""
+        options = self.network_options
+        if self.network == "mlp":
+            own = {"hidden": self.hidden, "activation": self.activation}
+            options = {**own, "embedding": self.embedding, **options}
+        return make_module("network", self.network, action_dim, condition_dim, **options)
+
+    def make_encoder(self, obs_dim: int) -> nn.Module:
+        """Make the encoder that `encoder` and its options describe."""
+        if self.encoder is None:
+            return nn.Identity()
+        return make_module("encoder", self.encoder, obs_dim, **self.encoder_options)
 
     def make_loss(self) -> Loss:
         """The consistency loss that `loss` and `loss_options` describe."""

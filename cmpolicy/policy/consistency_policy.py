@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -18,24 +14,24 @@ from cmpolicy.array_types import FloatArray
 from cmpolicy.consistency.ema import ema_update
 from cmpolicy.consistency.randomness import even_noise, normal
 from cmpolicy.consistency.sampling import few_step_levels, find_mode
-from cmpolicy.networks.mlp import ConditionalMLP
+from cmpolicy.policy.acting_policy import ActingPolicy
 from cmpolicy.policy.action_bounds import LATENT_STD, ActionBound
-from cmpolicy.policy.action_chunks import ChunkQueue, Window, tiled
+from cmpolicy.policy.action_chunks import ChunkQueue, tiled
+from cmpolicy.policy.architecture import name_of, width_of
 from cmpolicy.policy.config import PolicyConfig, check_count
 from cmpolicy.policy.few_step_sampler import FewStepSampler
-from cmpolicy.policy.numpy_actions import numpy_actions
-from cmpolicy.policy.observation_units import means_and_units
-from cmpolicy.policy.policy_file import read_policy, write_policy
+from cmpolicy.policy.observations import mean_and_unit
 
 MODE_BANDWIDTH = 0.4  # in units of `ActionBound.spread`
-MAX_DIM = 1_000_000
+MAX_DIM, MAX_MODE_OF = 1_000_000, 4096
 
 
-class ConsistencyPolicy(nn.Module):
+class ConsistencyPolicy(ActingPolicy):
     """π(a|s): a state-conditioned consistency model whose actions never leave their bounds.
 
     `policy(obs)` samples differentiably, `policy.loss(obs, action)` is the consistency loss,
-    `policy.act(obs)` goes from NumPy to NumPy.
+    `policy.act(obs)` gives NumPy actions for an environment. Observations may have any leading
+    shape (..., obs_dim).
 
     With a `horizon` an action below is a chunk of so many, one after the other, with a `history`
     an observation the last ones, the oldest first; `act` alone takes and gives those of one step.
@@ -44,6 +40,9 @@ class ConsistencyPolicy(nn.Module):
         obs_dim, action_dim: numbers of entries, of one step; the attributes are those of all.
         action_low, action_high: bounds of the environment, a number or (action_dim,).
         config: architecture, loss and sampling; `PolicyConfig()` by default.
+        mode_of: how it acts, see `act`: by the mode of so many samples, or by one.
+        network, encoder: a registered name or a module of your own, see `architecture.NETWORKS`
+            and `ENCODERS` for what it maps to what. An encoder is trained with the network.
         **overrides: fields of PolicyConfig, e.g. ``bound="clamp", steps=2``.
 
     Raises:
@@ -61,28 +60,37 @@ class ConsistencyPolicy(nn.Module):
         action_low: float | Sequence[float] = -1.0,
         action_high: float | Sequence[float] = 1.0,
         config: PolicyConfig | None = None,
+        *,
+        mode_of: int = 1,
+        network: str | nn.Module | None = None,
+        encoder: str | nn.Module | None = None,
         **overrides: Any,
     ) -> None:
         super().__init__()
+        for kind, given in (("network", network), ("encoder", encoder)):
+            if given is not None:
+                overrides[kind] = name_of(kind, given) if isinstance(given, nn.Module) else given
         self.config = config = dataclasses.replace(config or self.Config(), **overrides)
-        self.window = config.window
-        self.queue = ChunkQueue(self.window)
         self.obs_dim = obs_dim = check_count("obs_dim", obs_dim, MAX_DIM) * config.history
-        self.action_dim = check_count("action_dim", action_dim, MAX_DIM) * config.horizon
-        bounds = (tiled(end, action_dim, config.horizon) for end in (action_low, action_high))
+        one = check_count("action_dim", action_dim, MAX_DIM)
+        bounds = [tiled(end, one, config.horizon) for end in (action_low, action_high)]
+        self.action_dim = action_dim = one * config.horizon
+        self.queue = ChunkQueue(config.window)
+        self.mode_of = check_count("mode_of", mode_of, MAX_MODE_OF)
         self.parameterization = config.PARAMETERIZATIONS[config.parameterization](
             LATENT_STD, config.sigma_min, config.sigma_max
         )
         grid = few_step_levels(config.steps, self.parameterization)
         self.levels = grid if config.levels is None else list(config.levels)
         self.consistency_loss = config.make_loss()
-        self.bound = ActionBound(config.bound, self.action_dim, *bounds)
-        self.network = ConditionalMLP(
-            self.action_dim, obs_dim, config.hidden, config.activation, config.embedding
-        )
+        self.bound = ActionBound(config.bound, action_dim, *bounds)
+        self.encoder = encoder if isinstance(encoder, nn.Module) else config.make_encoder(obs_dim)
+        width = obs_dim if config.encoder is None else width_of(self.encoder, obs_dim)
+        made = network if isinstance(network, nn.Module) else config.make_network(action_dim, width)
+        self.network = made
         self.target_network: nn.Module | None = None
         if self.consistency_loss.needs_target_ema:
-            self.target_network = copy.deepcopy(self.network).requires_grad_(False)
+            self.target_network = copy.deepcopy(made).requires_grad_(False)
         self.register_buffer("obs_mean", torch.zeros(obs_dim))
         self.register_buffer("obs_std", torch.ones(obs_dim))
         self.sampler = self.sampler_at(self.levels)
@@ -103,21 +111,18 @@ class ConsistencyPolicy(nn.Module):
             ValueError: for other shapes, no rows, NaN or infinity.
         """
         observations, actions = torch.as_tensor(observations), torch.as_tensor(actions)
-        rows = len(observations)
-        self._check_shapes(rows, observations=observations, actions=actions)
-        if not rows or not bool(observations.isfinite().all()):
-            raise ValueError(f"need finite observations to measure, got NaN or inf in {rows} rows")
+        self._check_shapes((len(observations),), observations=observations, actions=actions)
+        mean, unit = mean_and_unit(observations)
         self.bound.fit(actions)
         if self.config.normalize_obs:
-            mean, unit = means_and_units(observations)
             self.obs_mean.copy_(mean)
             self.obs_std.copy_(unit)
 
-    def _check_shapes(self, batch: int, **tensors: Tensor | None) -> None:
+    def _check_shapes(self, leading: Sequence[int], **tensors: Tensor | None) -> None:
         """Raise ValueError for a shape that would broadcast to something else."""
-        shapes = {"observations": (batch, self.obs_dim), "actions": (batch, self.action_dim)}
+        sizes = {"observations": (self.obs_dim,), "actions": (self.action_dim,)}
         for name, tensor in tensors.items():
-            shape = shapes.get(name, (batch,))
+            shape = (*leading, *sizes.get(name, ()))
             if tensor is not None and tensor.shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
 
@@ -130,8 +135,13 @@ class ConsistencyPolicy(nn.Module):
         return self.bound.decode(x0)
 
     def normalize(self, observations: Tensor) -> Tensor:
-        """Observations as the network sees them, (B, obs_dim)."""
+        """Observations in units of the data's spread, (..., obs_dim)."""
         return (observations.to(self.obs_mean.dtype) - self.obs_mean) / self.obs_std
+
+    def condition(self, observations: Tensor) -> Tensor:
+        """What the network sees of observations: (B, obs_dim) → (B, features)."""
+        normalized = self.normalize(observations)
+        return normalized if self.config.encoder is None else self.encoder(normalized)
 
     def f(
         self, x: Tensor, sigma: Tensor, condition: Tensor, network: nn.Module | None = None
@@ -141,7 +151,7 @@ class ConsistencyPolicy(nn.Module):
         Args:
             x: (B, action_dim) noisy latents.
             sigma: () or (B,) noise levels.
-            condition: (B, obs_dim) normalised observations.
+            condition: of the observations, see `condition`.
             network: F, the online network if not given.
         """
         squash = self.bound.kind == "squash"
@@ -151,37 +161,41 @@ class ConsistencyPolicy(nn.Module):
 
     def sampler_at(self, levels: Sequence[float]) -> FewStepSampler:
         """A sampler at the given noise levels, decreasing."""
-        embedding, squash = self.network.embedding, self.bound.kind == "squash"
+        embedding = getattr(self.network, "embedding", None)
+        squash = self.bound.kind == "squash"
         return FewStepSampler(self.parameterization, levels, embedding, self.obs_mean, squash)
 
     def forward(
         self,
-        observations: Tensor,
+        observation: Tensor,
         *,
         noise: Tensor | None = None,
         levels: Sequence[float] | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Sample actions, differentiably: (B, obs_dim) → (B, action_dim) inside the bounds.
+        """Sample actions, differentiably: (..., obs_dim) → (..., action_dim) inside the bounds.
 
         Args:
-            noise: z of the first step, (B, action_dim), or of all, (B, steps, action_dim); drawn
-                where it is not given.
+            observation: named as TorchRL's environments name it.
+            noise: z of the first step, (..., action_dim), or of all, (..., steps, action_dim);
+                drawn where it is not given.
             levels: noise levels, decreasing; those of the policy if not given.
         """
-        if observations.ndim != 2 or observations.shape[1] != self.obs_dim:
-            raise ValueError(
-                f"observations must have shape (batch, {self.obs_dim}), "
-                f"got {tuple(observations.shape)}"
-            )
+        rows, leading = self._rows(observation), observation.shape[:-1]
         sampler = self.sampler if levels is None else self.sampler_at(levels)
-        condition = self.normalize(observations)
-        shape = (observations.shape[0], self.action_dim)
+        condition = self.condition(rows)
+        one = (self.action_dim,)
+        shapes = (*leading, *one), (*leading, sampler.steps, *one)
         if noise is None:
-            noise = normal(shape, condition, generator)
-        elif noise.shape not in (shape, whole := (shape[0], sampler.steps, shape[1])):
-            raise ValueError(f"noise must have shape {shape} or {whole}, got {tuple(noise.shape)}")
-        return self.decode(sampler.sample(self.network, noise, condition, generator))
+            noise = normal((rows.shape[0], *one), condition, generator)
+        elif noise.shape not in shapes:
+            raise ValueError(
+                f"noise must have shape {shapes[0]} or {shapes[1]}, got {tuple(noise.shape)}"
+            )
+        elif len(leading) != 1:
+            noise = noise.reshape(-1, *noise.shape[len(leading) :])
+        actions = self.decode(sampler.sample(self.network, noise, condition, generator))
+        return actions if len(leading) == 1 else actions.reshape(shapes[0])
 
     def mode(
         self,
@@ -190,7 +204,7 @@ class ConsistencyPolicy(nn.Module):
         *,
         levels: Sequence[float] | None = None,
     ) -> Tensor:
-        """Where `samples` actions lie closest together: (B, obs_dim) → (B, action_dim).
+        """Where `samples` actions lie closest together: (..., obs_dim) → (..., action_dim).
 
         A single sample has the noise of the behaviour in it, and a mean lies between modes. All
         observations share the same evenly spread noise, so that a mode depends on the observation
@@ -202,13 +216,15 @@ class ConsistencyPolicy(nn.Module):
         """
         if samples < 1:
             raise ValueError(f"the mode needs at least one sample, got {samples}")
+        rows, leading = self._rows(observations), observations.shape[:-1]
         steps = self.sampler.steps if levels is None else len(levels)
         noise = even_noise(samples, steps, self.action_dim).to(self.obs_mean)
-        repeated = observations.repeat_interleave(samples, dim=0)
-        drawn = self(repeated, noise=noise.repeat(observations.shape[0], 1, 1), levels=levels)
+        repeated = rows.repeat_interleave(samples, dim=0)
+        drawn = self(repeated, noise=noise.repeat(rows.shape[0], 1, 1), levels=levels)
         unit = MODE_BANDWIDTH * self.bound.spread
         found = find_mode(drawn.view(-1, samples, self.action_dim) / unit) * unit
-        return found.clamp(self.bound.low, self.bound.high)
+        actions = found.clamp(self.bound.low, self.bound.high)
+        return actions if len(leading) == 1 else actions.reshape(*leading, self.action_dim)
 
     def loss(
         self,
@@ -221,10 +237,10 @@ class ConsistencyPolicy(nn.Module):
         """The consistency loss of a batch, a scalar.
 
         Args:
-            observations: (B, obs_dim).
-            actions: (B, action_dim), in the environment's units.
+            observations: (..., obs_dim).
+            actions: (..., action_dim), in the environment's units.
             progress: k/K over the whole training, for the curriculum of levels; 1 is its end.
-            weight: (B,), multiplies each sample's loss.
+            weight: (...), multiplies each sample's loss.
         """
         if self.obs_mean.dtype not in (torch.float32, torch.float64):
             raise ValueError(
@@ -232,86 +248,23 @@ class ConsistencyPolicy(nn.Module):
                 "train, and convert the policy afterwards"
             )
         self._check_shapes(
-            len(observations), observations=observations, actions=actions, weight=weight
+            observations.shape[:-1], observations=observations, actions=actions, weight=weight
         )
-        condition = self.normalize(observations)
+        condition = self.condition(self._rows(observations))
+        actions = actions.to(condition.dtype).reshape(-1, self.action_dim)
         progress = torch.as_tensor(progress, dtype=condition.dtype, device=condition.device)
         per_sample = self.consistency_loss(
             lambda x, sigma: self.f(x, sigma, condition),
             lambda x, sigma: self.f(x, sigma, condition, self.target_network),
-            self.encode(actions.to(condition.dtype)),
+            self.encode(actions),
             self.parameterization,
             progress,
             generator,
         )
-        return per_sample.mean() if weight is None else (weight * per_sample).mean()
+        return per_sample.mean() if weight is None else (weight.reshape(-1) * per_sample).mean()
 
     def update_target(self, progress: Tensor | float = 1.0) -> None:
         """Move the target network of CT towards the online one; nothing to do for iCT."""
         if self.target_network is not None:
             done = torch.as_tensor(progress, device=self.obs_mean.device)
             ema_update(self.target_network, self.network, self.consistency_loss.target_decay(done))
-
-    @torch.inference_mode()
-    def act(
-        self,
-        observation: npt.ArrayLike,
-        *,
-        episode_start: npt.ArrayLike | None = None,
-        mode_of: int = 1,
-        levels: Sequence[float] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> FloatArray:
-        """Actions for an environment, or for one step of N that are stepped together.
-
-        (obs_dim,) → (action_dim,), or (N, obs_dim) → (N, action_dim), always float32. They are
-        samples, or with `mode_of` the mode of so many an observation, which draws nothing. Large
-        batches are computed in parts.
-
-        Args:
-            episode_start: () or (N,) bool, where an episode begins with this observation: a policy
-                with a horizon or a history remembers what it planned and saw; see also `reset`.
-
-        Raises:
-            ValueError: for another shape, NaN or infinity, or mode_of < 1.
-        """
-        if mode_of < 1:
-            raise ValueError(f"mode_of must be at least 1, got {mode_of}")
-
-        def sample(part: Tensor) -> Tensor:
-            if mode_of > 1:
-                return self.mode(part, mode_of, levels=levels)
-            return self(part, levels=levels, generator=generator)  # type: ignore[no-any-return]
-
-        plan = functools.partial(numpy_actions, self, sample, mode_of)
-        if self.window == Window():
-            return plan(observation)
-        starts = None if episode_start is None else np.asarray(episode_start, np.bool_)
-        return self.queue.act(plan, np.asarray(observation, np.float32), starts)
-
-    def reset(self) -> None:
-        """Begin new episodes in all environments of `act`."""
-        self.queue.reset()
-
-    def save(self, path: str | Path) -> None:
-        """Write weights, normalisers and configuration into one safetensors file, with a checksum.
-
-        Folders of `path` that do not exist are made.
-        """
-        arguments = {
-            "obs_dim": self.obs_dim // self.window.history,
-            "action_dim": (one := self.action_dim // self.window.horizon),
-            "action_low": self.bound.given_low[:one].tolist(),
-            "action_high": self.bound.given_high[:one].tolist(),
-            **dataclasses.asdict(self.config),
-        }
-        write_policy(Path(path), self.state_dict(), arguments)
-
-    @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> ConsistencyPolicy:
-        """Read a file that `save` wrote. No pickled code is executed.
-
-        Raises:
-            InputError: if the file is missing, damaged, or not a policy.
-        """
-        return read_policy(Path(path), cls).to(device)

@@ -54,4 +54,5 @@ class DiffusionPolicy(ConsistencyPolicy):
 
     def sampler_at(self, levels: Sequence[float]) -> EulerSampler:
         """A sampler with network calls at the given noise levels, decreasing, above 0."""
-        return EulerSampler(self.parameterization, levels, self.network.embedding, self.obs_mean)
+        embedding = getattr(self.network, "embedding", None)
+        return EulerSampler(self.parameterization, levels, embedding, self.obs_mean)

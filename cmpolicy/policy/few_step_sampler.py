@@ -21,7 +21,8 @@ class FewStepSampler(nn.Module):
 
     Args:
         levels: strictly decreasing noise levels, the first one σ_max.
-        embedding: of the network that will be sampled from, (n,) → (n, dim).
+        embedding: of the network that will be sampled from, (n,) → (n, dim); None if it has none,
+            and is to be given a level for each sample.
         like: a tensor of that network, for device and dtype.
         squash: tanh on the inputs and the outputs of f, see `ActionBound`.
 
@@ -35,7 +36,7 @@ class FewStepSampler(nn.Module):
         self,
         parameterization: Parameterization,
         levels: Sequence[float],
-        embedding: nn.Module,
+        embedding: nn.Module | None,
         like: Tensor,
         squash: bool = False,
     ) -> None:
@@ -52,9 +53,15 @@ class FewStepSampler(nn.Module):
             self.coefficients[0] = c._replace(**scaled)
         c_noise = [c.c_noise for c in self.coefficients]
         noise_levels = torch.tensor(c_noise, device=like.device, dtype=like.dtype)
-        if not list(embedding.parameters()):
+        self.embeds = embedding is not None
+        if embedding is not None and not list(embedding.parameters()):
             noise_levels = embedding(noise_levels)
         self.register_buffer("noise_levels", noise_levels, persistent=False)
+
+    def level(self, i: int, x: Tensor) -> Tensor:
+        """c_noise of step i, (1,), embedded already if that can be; else for each of x, (B,)."""
+        level = self.noise_levels[i : i + 1]
+        return level if self.embeds else level.expand(x.shape[0])
 
     def sample(
         self,
@@ -78,7 +85,7 @@ class FewStepSampler(nn.Module):
                 z = given[i] if i < len(given) else normal(x.shape, x, generator)
                 x = torch.add(x, z, alpha=self.spread[i])
             x = x.tanh() if self.squash else x
-            raw = network(c.c_in * x, self.noise_levels[i : i + 1], condition)
+            raw = network(c.c_in * x, self.level(i, x), condition)
             x = torch.add(c.c_skip * x, raw, alpha=c.c_out)
             x = x.tanh() if self.squash else x
         return x
@@ -95,7 +102,7 @@ class EulerSampler(FewStepSampler):
         self,
         parameterization: Parameterization,
         levels: Sequence[float],
-        embedding: nn.Module,
+        embedding: nn.Module | None,
         like: Tensor,
     ) -> None:
         super().__init__(parameterization, levels, embedding, like)
@@ -116,6 +123,6 @@ class EulerSampler(FewStepSampler):
         """As `FewStepSampler.sample`; of the noise of every step it needs the first one's."""
         x = noise if noise.ndim == 2 else noise[:, 0]
         for i, c in enumerate(self.coefficients):
-            raw = network(c.c_in * x, self.noise_levels[i : i + 1], condition)
+            raw = network(c.c_in * x, self.level(i, x), condition)
             x = torch.add(c.c_skip * x, raw, alpha=c.c_out)
         return x

@@ -10,9 +10,16 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from cmpolicy.errors import InputError
+from cmpolicy.plugins import NotInstalledError
+from cmpolicy.policy.architecture import check_sizes
 from cmpolicy.tensor_file import read_tensors, write_tensors
+from cmpolicy.training.checkpoint import FORMAT as CHECKPOINT
+from cmpolicy.training.checkpoint import join
+from cmpolicy.training.run_directory import RunDirectory
 
-FORMAT = "cmpolicy.policy.v3"
+FORMAT = "cmpolicy.policy.v4"
+OLDER = ("cmpolicy.policy.v3",)  # without mode_of: samples
+MODEL = "average_policy."  # what acts, in a checkpoint
 DAMAGED = (RuntimeError, TypeError, ValueError, KeyError, OverflowError, AttributeError)
 P = TypeVar("P", bound=nn.Module)
 
@@ -29,41 +36,76 @@ def write_policy(path: Path, state: Mapping[str, Tensor], arguments: Mapping[str
     write_tensors(path, FORMAT, tensors, {"arguments": json.dumps(arguments)})
 
 
-def read_policy(path: Path, make: Callable[..., P]) -> P:
-    """The policy of a file, on the CPU. No pickled code is executed.
+def read_policy(
+    path: Path, kinds: Mapping[str, Callable[..., P]], default: str, own: dict[str, nn.Module]
+) -> P:
+    """The policy of a file, a run's directory or a checkpoint, on the CPU.
+
+    No pickled code is executed.
 
     Args:
-        make: its class.
+        kinds, default: classes by name, and the name for older files that say none.
+        own: modules that it is made with in place of those that the file names.
 
     Raises:
         InputError: if the file is missing, damaged, of another version, or not a policy.
     """
+    path = policy_file_of(path)
     try:
-        state, text = read_tensors(path, FORMAT)
-        arguments = json.loads(text["arguments"])
-        _check_sizes(arguments, state)
-        policy = make(**arguments)
+        arguments, state = read_contents(path)
+        check_sizes(arguments | own, state)
+        name = arguments.pop("policy", default)
+        if name not in kinds:
+            raise ValueError(f"it is a {name}; call the method load of that class")
+        policy = kinds[name](**arguments | own)
         policy.load_state_dict(state)
     except FileNotFoundError:
         raise InputError(f"no policy at {path}") from None
+    except NotInstalledError as error:
+        raise InputError(f"{path}: {error}") from None
     except DAMAGED as error:
         reason = str(error).splitlines()[0][:300]
         raise InputError(f"{path} is damaged or not a policy: {reason}") from error
     return policy
 
 
-def _check_sizes(arguments: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless a configuration asks for networks of the size of these weights.
+def policy_file_of(path: Path) -> Path:
+    """Find the file that holds the policy of a run's directory; any other path is a file itself.
 
-    It comes before the network, which would take whatever memory a file asks for.
+    Raises:
+        InputError: for a directory without one.
     """
-    layers = range(len(arguments["hidden"]))
-    history, horizon = (arguments.get(key, 1) for key in ("history", "horizon"))
-    sizes = {
-        "obs_dim": len(state["obs_mean"]) / history,
-        "action_dim": len(state["bound.low"]) / horizon,
-        "hidden": [len(state[f"network.layers.{2 * i}.bias"]) for i in layers],
-    }
-    for name, size in sizes.items():
-        if arguments[name] != size:
-            raise ValueError(f"its weights have {name} = {size}, not {arguments[name]}")
+    if not path.is_dir():
+        return path
+    run = RunDirectory(path)
+    for file in (run.policy_path, run.checkpoint_path("last")):
+        if file.is_file():
+            return file
+    seeds = ", ".join(sorted(each.name for each in path.glob("seed-*")))
+    if seeds:
+        raise InputError(f"{path} holds a run for each seed; give {path}/ and one of {seeds}")
+    raise InputError(
+        f"no policy in {path}: expected {run.policy_path.name} or checkpoints/last.safetensors; "
+        "give a run's directory, one of its checkpoints, or a policy's file"
+    )
+
+
+def read_contents(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What the class of a policy is called with, and its state.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        InputError, ValueError, KeyError: if it is damaged, or holds no policy.
+    """
+    tensors, text = read_tensors(path, (FORMAT, *OLDER, CHECKPOINT))
+    if text["format"] != CHECKPOINT:
+        return json.loads(text["arguments"]), tensors
+    learner = join(json.loads(text["tree"]), tensors)["learner"]
+    if "policy" not in learner:
+        raise InputError(
+            f"the checkpoint {path} holds no policy: it is of a toy or an image model, or older "
+            "than this version, where its run's directory may hold policy.safetensors"
+        )
+    modules: dict[str, Tensor] = learner["modules"]
+    state = {key.removeprefix(MODEL): t for key, t in modules.items() if key.startswith(MODEL)}
+    return dict(learner["policy"]), state

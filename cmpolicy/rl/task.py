@@ -159,7 +159,7 @@ class OfflineRL:
 
     def save_model(self, run: RunDirectory) -> None:
         """Write policy.safetensors, which `ConsistencyPolicy.load` reads."""
-        self.learner.average_policy.save(run.path / "policy.safetensors")
+        self.learner.average_policy.save(run.policy_path)
 
     def log_caveats(self) -> None:
         """Log the data's own score, and a warning where scores do not compare."""

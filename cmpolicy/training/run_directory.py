@@ -55,6 +55,10 @@ class RunDirectory:
     def metrics_path(self) -> Path:
         return self.path / "metrics.csv"
 
+    @property
+    def policy_path(self) -> Path:
+        return self.path / "policy.safetensors"
+
     def checkpoint_path(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.safetensors"
 

@@ -20,6 +20,7 @@ from cmpolicy.agents import AGENTS, Agent, AgentConfig, Spaces
 from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.errors import InputError
 from cmpolicy.policy.config import PolicyConfig
+from cmpolicy.policy.consistency_policy import ConsistencyPolicy
 from cmpolicy.training.checkpoint import load_state, save_state
 
 OBS_DIM, ACTION_DIM = 5, 2
@@ -74,6 +75,22 @@ def trained(name: str, dataset: TransitionDataset, updates: int, **kwargs: Any) 
     for _ in range(updates):
         agent.update(data.sample(32))
     return agent
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_its_policy_acts_as_the_agent_does_and_is_read_from_its_checkpoint(
+    name: str, dataset: TransitionDataset, tmp_path: Path
+) -> None:
+    agent = trained(name, dataset, 2)
+    save_state(tmp_path / "checkpoint", {"learner": agent.training_state()})
+    agent.average_policy.save(tmp_path / "policy")
+    observations, seeded = dataset.observations[:20].numpy(), torch.Generator().manual_seed
+    for path in (tmp_path / "checkpoint", tmp_path / "policy"):
+        policy = ConsistencyPolicy.load(path)
+        assert type(policy) is type(agent.policy)
+        best_of = None if agent.candidates == 1 else 1  # a policy has no critic to choose by
+        expected = agent.act(observations, best_of=best_of, generator=seeded(3))
+        np.testing.assert_array_equal(policy.act(observations, generator=seeded(3)), expected)
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

@@ -63,8 +63,10 @@ def test_it_is_saved_and_loaded_as_what_it_is(tmp_path: Path) -> None:
     assert isinstance(loaded, DiffusionPolicy)
     noise = torch.randn(200, 2)
     assert torch.equal(loaded(obs, noise=noise), policy(obs, noise=noise))
-    with pytest.raises(InputError, match="unknown parameterization 'edm'"):
-        ConsistencyPolicy.load(tmp_path / "policy")
+    assert isinstance(ConsistencyPolicy.load(tmp_path / "policy"), DiffusionPolicy)
+    ConsistencyPolicy(3, 2).save(tmp_path / "other")
+    with pytest.raises(InputError, match="it is a ConsistencyPolicy; call the method load of that"):
+        DiffusionPolicy.load(tmp_path / "other")
 
 
 def test_a_squashed_denoiser_is_refused() -> None:

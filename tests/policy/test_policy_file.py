@@ -110,7 +110,7 @@ def other_version(path: Path) -> None:
 
 
 def no_arguments(path: Path) -> None:
-    safetensors.torch.save_file(made().state_dict(), path, {"format": "cmpolicy.policy.v3"})
+    safetensors.torch.save_file(made().state_dict(), path, {"format": "cmpolicy.policy.v4"})
 
 
 @pytest.mark.parametrize(
@@ -119,10 +119,10 @@ def no_arguments(path: Path) -> None:
         (lambda path: path.write_text("this is not a policy\n" * 20), "damaged"),
         (lambda path: path.write_bytes(b""), "damaged"),
         (lambda path: torch.save(made().state_dict(), path), "damaged"),
-        (lambda path: path.mkdir(), "damaged"),
+        (lambda path: path.mkdir(), "no policy in .*; give a run's directory, one of its"),
         (lambda path: None, "no policy at"),
-        (foreign, "has format unknown, expected cmpolicy.policy.v3"),
-        (other_version, "has format cmpolicy.policy.v2, expected cmpolicy.policy.v3"),
+        (foreign, "has format unknown, expected cmpolicy.policy.v4"),
+        (other_version, "has format cmpolicy.policy.v2, expected cmpolicy.policy.v4"),
         (no_arguments, "its checksum is wrong"),
     ],
 )
@@ -147,6 +147,7 @@ def test_a_file_that_is_no_policy_is_refused_in_one_line(
         *({"levels": value} for value in ([1e30], list(range(10**5, 0, -1)), "80", [None])),
         *({"loss_options": value} for value in ({"p_std": 0}, {"s1": 10**30}, {"s0": 0}, 3)),
         *({"action_low": value} for value in ([5.0, 5.0], [NAN] * 2, [0.0] * 9, "x", {})),
+        *({"mode_of": value} for value in (0, 10**9, NAN, "32", None)),
         {"bound": "nonsense"},
         {"a_key_of_the_future": 1},
     ],
