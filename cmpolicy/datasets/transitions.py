@@ -62,7 +62,7 @@ class DatasetInfo:
     """
 
     dataset_id: str = "custom"
-    source: str = "numpy"  # d4rl, minari, d4rl_package, sample, file, numpy
+    source: str = "numpy"  # d4rl, minari, ogbench, regenerated, d4rl_package, sample, file, numpy
     path: str | None = None
     env_id: str | None = None  # the environment recorded with the data, and how it was made:
     env_kwargs: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -84,7 +84,7 @@ class TransitionDataset:
     Attributes:
         transitions: all of them as one batch; its first five columns are attributes as well.
             `terminals` are 1 only where the environment ended the episode: a timeout or truncation
-            ends a trajectory without masking the bootstrap.
+            ends a trajectory without masking the bootstrap. OGBench's recordings go on after them.
         episode_ends: (N,) bool, True at the last transition of each episode.
         info: where the data came from.
         weights: by which transitions are imitated; None where all are imitated alike.

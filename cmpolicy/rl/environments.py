@@ -17,12 +17,18 @@ from gymnasium.spaces import Box, Dict
 
 from cmpolicy.array_types import FloatArray
 from cmpolicy.datasets.dict_observations import chosen_keys, flatten, vector_at
+from cmpolicy.datasets.ogbench import SUCCESS, register_ogbench
 from cmpolicy.errors import InputError
 from cmpolicy.rl.action_space import with_policy_actions
+from cmpolicy.rl.success import SuccessReward
 
 log = logging.getLogger("cmpolicy")
 
 ROBOTICS = ("Adroit", "AntMaze", "PointMaze", "FrankaKitchen")
+OGBENCH = (
+    *("cube-", "scene-", "puzzle-", "pointmaze-", "antmaze-", "humanoidmaze-", "antsoccer-"),
+    *("visual-", "powderworld-"),
+)
 LOADERS = ("GymV21", "GymV26")  # make what their keyword arguments name
 DEFAULT_TIME_LIMIT = 1000  # steps, where neither the environment nor the user says one
 
@@ -60,6 +66,8 @@ class Environment:
         self.refuse_modules_of_data()
         if self.id.startswith(ROBOTICS):
             register_robotics(self.id)
+        if self.id.startswith(OGBENCH):
+            register_ogbench(f"environment {self.id}")
         try:
             with warnings.catch_warnings():
                 # D4RL's data belong to -v4 on purpose: that a newer version exists is no news.
@@ -148,6 +156,8 @@ def recorded_wrapper(name: str) -> Any:
     Raises:
         InputError: for another name.
     """
+    if name == SUCCESS:
+        return SuccessReward
     kinds = (gymnasium.ObservationWrapper, gymnasium.ActionWrapper, gymnasium.RewardWrapper)
     wrapper = getattr(gymnasium.wrappers, name, None)
     if isinstance(wrapper, type) and issubclass(wrapper, kinds):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from cmpolicy.agents import Agent
 from cmpolicy.agents.critic_agent import CriticAgent
+from cmpolicy.datasets.ogbench import SUCCESS
 from cmpolicy.datasets.replay_buffer import ReplayBuffer
 from cmpolicy.datasets.rewards import RewardTransform
 from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
@@ -72,7 +74,8 @@ class OnlineData:
         self.buffer = ReplayBuffer(
             beside, config.online.steps, learner.config.n_step, learner.config.discount
         )
-        self.env = environment.make()
+        own = [w for w in environment.wrappers if w["name"] != SUCCESS]  # the data's rewards
+        self.env = replace(environment, wrappers=own).make()
         self.episode: Episode | None = None  # None between two
         self.rewards: list[float] = []  # of the episode in progress
         self.returns: list[float] = []

@@ -57,7 +57,7 @@ class OfflineRL:
     def __init__(self, config: RLConfig, device: torch.device) -> None:
         self.config, self.device, self.seeds_at_once = config, device, 1
         env = config.env
-        if config.dataset.path is None and not (env.d4rl_id or env.minari_id):
+        if config.dataset.path is None and not (env.d4rl_id or env.minari_id or env.ogbench_id):
             raise InputError(
                 "no task: give env=NAME, such as env=hopper-medium, "
                 "or dataset.path=FILE with env.id=ID"
@@ -68,6 +68,7 @@ class OfflineRL:
             env.minari_id,
             config.dataset.source,
             config.dataset.path,
+            ogbench_id=env.ogbench_id,
             max_episode_steps=env.max_episode_steps,
             registered_limit=registered_limit(env.id),
         )
