@@ -81,7 +81,8 @@ def train_as(ranks: Ranks, config: AnyConfig, resume: str | None) -> None:
     use_precision(precision, device)
     torch.manual_seed(config.seed)
     task = make_task(config, device, ranks)
-    growing = isinstance(task.dataset, GrowingDataset)
+    pictures = getattr(task.dataset, "frames", None) is not None  # they may be in a file
+    growing = pictures or isinstance(task.dataset, GrowingDataset)
     acceleration = resolve_acceleration(
         config.accelerate, task.learner, device, config.steps, growing=growing
     )

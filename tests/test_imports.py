@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tensor_file": {"errors", "atomic_file"},
     "plugins": {"errors"},
     "consistency": set(),
-    "networks": set(),
+    "networks": {"consistency"},
     "training": {"errors", "atomic_file", "tensor_file"},
     "policy": {
         *("errors", "array_types", "tensor_file", "plugins", "consistency", "networks", "training"),
@@ -120,7 +120,7 @@ def test_imports_are_found_in_every_form(file: str, source: str, found: set[str]
 
 
 def test_files_are_few_and_small_and_named_for_what_they_hold() -> None:
-    assert len([f for f in FILES if f.name != "__init__.py"]) <= 135
+    assert len([f for f in FILES if f.name != "__init__.py"]) <= 137
     for file in FILES:
         assert len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) <= 320, file
         assert not any(word in file.stem for word in ("util", "helper", "common", "misc")), file

@@ -95,7 +95,7 @@ class ConsistencyAC(CriticAgent):
         weighted = dataset.weighted_by_return(temperature) if temperature else dataset
         prepared = super().prepare(with_returns(weighted, self.config.discount))
         for policy in (self.clone, self.average_clone):
-            policy.fit_normalizers(prepared.observations, prepared.actions)
+            policy.fit_normalizers(prepared.measured, prepared.actions)
         return prepared
 
     def scale_of_rewards(self, dataset: TransitionDataset) -> Tensor:

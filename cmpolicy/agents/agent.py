@@ -130,7 +130,7 @@ class Agent(nn.Module):
         """Before the first update: measure statistics, give the data in the policy's windows."""
         dataset = windowed(dataset, self.policy.window.history, self.policy.window.horizon)
         for policy in (self.policy, self.average_policy):
-            policy.fit_normalizers(dataset.observations, dataset.actions)
+            policy.fit_normalizers(dataset.measured, dataset.actions)
         return dataset
 
     @property

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cmpolicy.datasets.transitions import ReturnsToEnd, TransitionDataset, first_and_last
+from cmpolicy.datasets.transitions import ReturnsToEnd, TransitionDataset
+from cmpolicy.datasets.windows import first_and_last
 from cmpolicy.errors import InputError
 
 
@@ -36,8 +37,7 @@ def n_step(dataset: TransitionDataset, steps: int, discount: float) -> Transitio
         next_observations=dataset.next_observations[last],
         terminals=1 - going_on,
     )
-    ends = dataset.episode_ends
-    return TransitionDataset(transitions, ends, dataset.info, dataset.weights, dataset.to_end)
+    return dataset.changed(transitions=transitions)
 
 
 def discounted_returns(rewards: Tensor, stops: Tensor, discount: float) -> Tensor:
@@ -62,9 +62,9 @@ def with_returns(dataset: TransitionDataset, discount: float) -> TransitionDatas
     y = return + γ (1 − final_terminal) Q(s_final) is the Monte-Carlo target, with a bootstrap
     where a timeout cut the episode.
     """
-    rewards, ends = dataset.rewards, dataset.episode_ends
+    rewards = dataset.rewards
     index = torch.arange(len(dataset), device=dataset.device)
     last = first_and_last(dataset.stops)[1]
     going_on = discount ** (last - index).to(rewards) * (1 - dataset.terminals[last])
     to_end = ReturnsToEnd(discounted_returns(rewards, dataset.stops, discount), last, 1 - going_on)
-    return TransitionDataset(dataset.transitions, ends, dataset.info, dataset.weights, to_end)
+    return dataset.changed(to_end=to_end)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from cmpolicy.datasets.alignment import Steps, returns_of
 from cmpolicy.datasets.array_validation import checked_flags, checked_matrix, checked_vector
+from cmpolicy.datasets.pictures import read_pictures
 from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
 from cmpolicy.download import download
 from cmpolicy.errors import InputError
@@ -91,13 +93,21 @@ def load_ogbench(ogbench_id: str, path: Path) -> TransitionDataset:
     register_ogbench(ogbench_id)
     import gymnasium
     from ogbench.relabel_utils import relabel_dataset
-    from ogbench.utils import load_dataset
 
     file_name, env_id = ogbench_names(ogbench_id)
+    pictures = None
     try:
         with np.load(path) as file:
+            kept = np.flatnonzero(~file["terminals"].astype(np.bool_))  # a successor is known
+            ends = file["terminals"][kept + 1].astype(np.bool_)
+            others = [k for k in ("actions", "qpos", "qvel", "button_states") if k in file]
+            columns: dict[str, Any] = {key: file[key][kept] for key in others}
             regenerated = "generated_by" in file
-        columns: dict[str, Any] = load_dataset(str(path), add_info=True)
+            if ogbench_id.startswith("visual-"):
+                pictures = read_pictures(path)
+                seen = np.arange(len(pictures), dtype=np.float32)[:, None]
+            else:
+                seen = checked_matrix("observations", file["observations"])
         env = gymnasium.make(env_id)
         relabel_dataset(env_id, env, columns)
         env.close()
@@ -106,17 +116,11 @@ def load_ogbench(ogbench_id: str, path: Path) -> TransitionDataset:
     except Exception as error:  # of a zip, an array, a key
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is not OGBench's {file_name}.npz, or damaged: {reason}") from None
-    ends = checked_flags("terminals", columns["terminals"])
     rewards = checked_vector("rewards", columns["rewards"])
-    steps = Steps(
-        checked_matrix("observations", columns["observations"]),
-        checked_matrix("actions", columns["actions"]).clip(-1, 1),
-        rewards,
-        checked_matrix("next_observations", columns["next_observations"]),
-        checked_flags("masks", columns["masks"] == 0),
-        ends,
-        np.ones_like(ends),
-    )
+    success = checked_flags("masks", columns["masks"] == 0)
+    actions = checked_matrix("actions", columns["actions"]).clip(-1, 1)
+    known = np.ones_like(ends)
+    steps = Steps(seen[kept], actions, rewards, seen[kept + 1], success, ends, known)
     reached = returns_of((rewards > -SUCCESSFUL).astype(np.float32), ends) > 0
     info = DatasetInfo(
         *(ogbench_id, "regenerated" if regenerated else "ogbench", str(path), env_id),
@@ -126,6 +130,10 @@ def load_ogbench(ogbench_id: str, path: Path) -> TransitionDataset:
         ref_max_score=1.0,
     )
     dataset = TransitionDataset.from_steps(steps, info)
+    if pictures is not None:
+        info = dataclasses.replace(dataset.info, picture_shape=list(pictures.shape[1:]))
+        frames = torch.from_numpy(pictures.reshape(len(pictures), -1))
+        dataset = dataset.changed(info=info, frames=frames)
     share = {"mean_return": float(reached.mean()), "std_return": float(reached.std())}
     dataset.info = dataclasses.replace(dataset.info, **share)
     return dataset

@@ -26,6 +26,7 @@ from cmpolicy.datasets.ogbench import (
     ogbench_names,
     ogbench_on_disk,
 )
+from cmpolicy.datasets.pictures import load_npz
 from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
 from cmpolicy.errors import InputError
 
@@ -94,7 +95,8 @@ def resolve_dataset(
         name, d4rl_id, minari_id, ogbench_id, max_episode_steps, registered_limit: see `Wanted`.
         source: a key of `SOURCES`; all but `auto` force one kind. A task of OGBench's is looked for
             there alone.
-        path: an HDF5 file, a Minari dataset's directory or id, or OGBench's file, used instead.
+        path: an HDF5 file, a Minari dataset's directory or id, OGBench's file, or an archive of
+            pictures, used instead.
 
     Raises:
         InputError: an unknown source, a broken file, or nothing anywhere.
@@ -137,6 +139,8 @@ def load_path(
         if not minari_on_disk(str(path)):
             download_minari(str(path))
         return load_minari(str(path))
+    if place.suffix == ".npz" and place.is_file():
+        return load_npz(place)
     d4rl_id = recognised(place) if place.is_file() else None
     if d4rl_id is None:
         return wanted.load_hdf5(place)

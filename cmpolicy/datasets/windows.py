@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from cmpolicy.datasets.transitions import TransitionDataset
 
@@ -22,17 +23,23 @@ def windowed(dataset: TransitionDataset, history: int, horizon: int) -> Transiti
     if history == horizon == 1:
         return dataset
     index = torch.arange(len(dataset), device=dataset.device)[:, None]
-    first, last = dataset.episode_bounds
+    first, last = first_and_last(dataset.episode_ends)
     before = index + torch.arange(1 - history, 1, device=dataset.device)
     after = index + torch.arange(horizon, device=dataset.device)
     seen = dataset.observations
     if history > 1:
         seen = seen[before.maximum(first[:, None])].flatten(1)
-    following = seen[:, dataset.obs_dim :], dataset.next_observations
+    following = seen[:, dataset.next_observations.shape[1] :], dataset.next_observations
     transitions = dataset.transitions._replace(
         observations=seen,
         actions=dataset.actions[after.minimum(last[:, None])].flatten(1),
         next_observations=torch.cat(following, dim=1),
     )
-    ends = dataset.episode_ends
-    return TransitionDataset(transitions, ends, dataset.info, dataset.weights, dataset.to_end)
+    return dataset.changed(transitions=transitions)
+
+
+def first_and_last(ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Begin and end of the piece that each of N steps lies in; `ends` marks last steps, (N,)."""
+    index = torch.arange(len(ends), device=ends.device)
+    last = torch.where(ends, index, len(ends)).flip(0).cummin(0).values.flip(0)
+    return torch.where(ends.roll(1), index, 0).cummax(0).values, last

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cmpolicy.networks.mlp import ConditionalMLP
+from cmpolicy.networks.picture_encoder import PictureEncoder
 from cmpolicy.plugins import find, registering
 
 Make = Callable[..., nn.Module]
@@ -17,7 +18,8 @@ Make = Callable[..., nn.Module]
 # (B, condition_dim)) → (B, action_dim). One with an `embedding` is given levels embedded by it.
 NETWORKS: dict[str, Make] = {"mlp": ConditionalMLP}
 # (obs_dim, **encoder_options) → normalised observations (B, obs_dim) → features (B, n)
-ENCODERS: dict[str, Make] = {}
+# One may have `units`, what entries are normalised by, and `augment`, what training does to them.
+ENCODERS: dict[str, Make] = {"conv": PictureEncoder}
 REGISTRIES = {"network": NETWORKS, "encoder": ENCODERS}
 
 register_network = registering("network", NETWORKS)

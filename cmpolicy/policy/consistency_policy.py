@@ -104,15 +104,17 @@ class ConsistencyPolicy(ActingPolicy):
         An observation entry that is constant but for rounding has its own size as its unit.
 
         Args:
-            observations: (N, obs_dim).
+            observations: (N, obs_dim), or fewer rows of large ones.
             actions: (N, action_dim), in the environment's units.
 
         Raises:
             ValueError: for other shapes, no rows, NaN or infinity.
         """
         observations, actions = torch.as_tensor(observations), torch.as_tensor(actions)
-        self._check_shapes((len(observations),), observations=observations, actions=actions)
+        self._check_shapes((len(observations),), observations=observations)
+        self._check_shapes((len(actions),), actions=actions)
         mean, unit = mean_and_unit(observations)
+        mean, unit = getattr(self.encoder, "units", lambda *measured: measured)(mean, unit)
         self.bound.fit(actions)
         if self.config.normalize_obs:
             self.obs_mean.copy_(mean)
@@ -250,7 +252,8 @@ class ConsistencyPolicy(ActingPolicy):
         self._check_shapes(
             observations.shape[:-1], observations=observations, actions=actions, weight=weight
         )
-        condition = self.condition(self._rows(observations))
+        rows = self._rows(observations)
+        condition = self.condition(getattr(self.encoder, "augment", nn.Identity())(rows))
         actions = actions.to(condition.dtype).reshape(-1, self.action_dim)
         progress = torch.as_tensor(progress, dtype=condition.dtype, device=condition.device)
         per_sample = self.consistency_loss(

@@ -16,7 +16,7 @@ from gymnasium.envs.registration import registry
 from gymnasium.spaces import Box, Dict
 
 from cmpolicy.array_types import FloatArray
-from cmpolicy.datasets.dict_observations import chosen_keys, flatten, vector_at
+from cmpolicy.datasets.dict_observations import chosen_keys, vector_at
 from cmpolicy.datasets.ogbench import SUCCESS, register_ogbench
 from cmpolicy.errors import InputError
 from cmpolicy.rl.action_space import with_policy_actions
@@ -85,6 +85,8 @@ class Environment:
             raise InputError(f"cannot make environment {self.id!r}: {reason}") from error
         if isinstance(env.observation_space, Dict):
             env = FlattenDict(env, self.observation_keys)
+        elif len(env.observation_space.shape or ()) == 3:
+            env = gymnasium.wrappers.FlattenObservation(env)
         check_spaces(self.id, env)
         return with_policy_actions(self.id, env)
 
@@ -130,24 +132,28 @@ def registered_limit(env_id: str | None) -> int | None:
 
 
 class FlattenDict(gymnasium.ObservationWrapper[FloatArray, Any, Any]):
-    """Observations of a dictionary as one vector, as `datasets.dict_observations` puts them."""
+    """Observations of a dictionary as one vector, as `datasets.dict_observations` puts them.
+
+    A picture, flat as well, comes before the vectors.
+    """
 
     def __init__(self, env: gymnasium.Env[Any, Any], keys: list[str] | None) -> None:
         super().__init__(env)
         space = cast("Dict", env.observation_space)
-        self.keys = chosen_keys(space.spaces, keys)
-        boxes = {key: vector_at(space, key) for key in self.keys}
+        boxes = {key: vector_at(space, key) for key in chosen_keys(space.spaces, keys)}
         for key, box in boxes.items():
-            if not isinstance(box, Box) or len(box.shape) != 1:
+            if not isinstance(box, Box) or len(box.shape) not in (1, 3):
                 raise InputError(f"observation {key!r} is {box}, expected a vector (Box)")
+        self.keys = sorted(boxes, key=lambda key: -len(boxes[key].shape))
         low, high = (
-            np.concatenate([getattr(box, end) for box in boxes.values()]) for end in ("low", "high")
+            np.concatenate([getattr(boxes[key], end).ravel() for key in self.keys])
+            for end in ("low", "high")
         )
         self.observation_space = Box(low, high, dtype=low.dtype.type)
 
     def observation(self, observation: Any) -> FloatArray:
         """Flatten."""
-        return flatten(observation, self.keys)
+        return np.concatenate([np.ravel(vector_at(observation, key)) for key in self.keys])
 
 
 def recorded_wrapper(name: str) -> Any:

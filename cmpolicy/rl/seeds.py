@@ -104,6 +104,7 @@ class StackedBatches:
 
     def __init__(self, dataset: TransitionDataset, generators: Sequence[torch.Generator]) -> None:
         self.dataset, self.generators = dataset, list(generators)
+        self.frames = dataset.frames
 
     def sample(self, batch_size: int) -> TransitionBatch:
         """For each seed what `TransitionDataset.sample` would give it."""

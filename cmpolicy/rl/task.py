@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from cmpolicy.agents import AGENTS, Agent, Spaces
+from cmpolicy.agents.critic_agent import CriticConfig
 from cmpolicy.datasets.resolve import resolve_dataset
 from cmpolicy.datasets.rewards import reward_transform
 from cmpolicy.datasets.transitions import TransitionDataset
@@ -82,6 +84,7 @@ class OfflineRL:
             environment = evaluation_env(env, dataset.info, config.eval.instances)
             self.env, self.spaces = fitting_spaces(environment, dataset)
             self.references = references_of(self.env.id, dataset.info)
+        see_pictures(config, dataset)
         self.learner = build_agent(config, self.spaces).to(device)
         dataset = dataset.to(device)
         transform = reward_transform(dataset, env.reward)
@@ -220,6 +223,26 @@ class OfflineRL:
             "environment": self.env and {**asdict(self.env), "reference_returns": self.references},
             "spaces": self.spaces._asdict(),
         }
+
+
+def see_pictures(config: RLConfig, dataset: TransitionDataset) -> None:
+    """Give the policy an encoder, where observations are pictures.
+
+    Raises:
+        InputError: for an agent with critics, whose networks take vectors.
+    """
+    shape, policy = dataset.info.picture_shape, config.agent.policy
+    if shape is None:
+        return
+    if isinstance(config.agent, CriticConfig):
+        raise InputError(
+            f"agent {config.agent.name} has critics of vectors, and the observations are pictures "
+            f"of shape {shape}; choose agent=bc or agent=weighted_bc"
+        )
+    made = {"shape": shape, "vector": dataset.obs_dim - math.prod(shape)}
+    options = {**made, **policy.encoder_options}
+    encoder = policy.encoder or "conv"
+    config.agent.policy = replace(policy, encoder=encoder, encoder_options=options)
 
 
 def build_agent(config: RLConfig, spaces: Spaces) -> Agent:
