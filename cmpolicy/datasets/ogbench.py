@@ -130,10 +130,9 @@ def load_ogbench(ogbench_id: str, path: Path) -> TransitionDataset:
         ref_max_score=1.0,
     )
     dataset = TransitionDataset.from_steps(steps, info)
+    mean, std, frames, shape = float(reached.mean()), float(reached.std()), None, None
     if pictures is not None:
-        info = dataclasses.replace(dataset.info, picture_shape=list(pictures.shape[1:]))
         frames = torch.from_numpy(pictures.reshape(len(pictures), -1))
-        dataset = dataset.changed(info=info, frames=frames)
-    share = {"mean_return": float(reached.mean()), "std_return": float(reached.std())}
-    dataset.info = dataclasses.replace(dataset.info, **share)
-    return dataset
+        shape = list(pictures.shape[1:])
+    info = dataclasses.replace(dataset.info, mean_return=mean, std_return=std, picture_shape=shape)
+    return dataset.changed(info=info, frames=frames)

@@ -56,9 +56,8 @@ class PictureEncoder(nn.Module):
             layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.SiLU()]
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
         sizes = self.shape[:2] if self.channels_last else self.shape[1:]
-        for _ in channels:
-            sizes = tuple(-(-size // 2) for size in sizes)
-        width = channels[-1] * math.prod(sizes)
+        left = (-(-size // 2 ** len(channels)) for size in sizes)
+        width = channels[-1] * math.prod(left)
         self.project = nn.Sequential(nn.Linear(width, features - self.history * vector), nn.Tanh())
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,7 @@ from cmpolicy.rl.evaluation_environment import (
     refuse_environment_keys,
     spaces_of_data,
 )
+from cmpolicy.rl.goals import with_future_goals
 from cmpolicy.rl.learning_curve import draw_learning_curve
 from cmpolicy.rl.online import OnlineData
 from cmpolicy.rl.rollout import Act
@@ -84,6 +85,10 @@ class OfflineRL:
             environment = evaluation_env(env, dataset.info, config.eval.instances)
             self.env, self.spaces = fitting_spaces(environment, dataset)
             self.references = references_of(self.env.id, dataset.info)
+        if config.dataset.future_goals and self.env is not None:
+            copies = config.dataset.future_goals
+            dataset = with_future_goals(dataset, self.env, copies, config.seed)
+            self.info = dataset.info
         see_pictures(config, dataset)
         self.learner = build_agent(config, self.spaces).to(device)
         dataset = dataset.to(device)

@@ -85,6 +85,10 @@ def _antmaze(maze: str) -> EnvConfig:
     )
 
 
+def _pointmaze(maze: str) -> EnvConfig:
+    return EnvConfig(f"pointmaze-{maze}", minari_id=f"D4RL/pointmaze/{maze}-v2")
+
+
 def _kitchen(behaviour: str) -> EnvConfig:
     return EnvConfig(
         f"kitchen-{behaviour}",
@@ -119,6 +123,8 @@ TASKS: dict[str, EnvConfig] = {
         *(_adroit(task, who) for task in ADROIT for who in ("human", "cloned", "expert")),
         *map(_antmaze, ("umaze", "umaze-diverse", "medium-play", "medium-diverse")),
         *map(_antmaze, ("large-play", "large-diverse")),
+        *map(_pointmaze, ("open", "umaze", "medium", "large")),
+        *map(_pointmaze, ("open-dense", "umaze-dense", "medium-dense", "large-dense")),
         *map(_kitchen, ("complete", "partial", "mixed")),
         *(_ogbench(data, f"-task{i}" if i else "") for data in OGBENCH for i in range(6)),
     )
