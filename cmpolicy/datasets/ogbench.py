@@ -108,7 +108,7 @@ def load_ogbench(ogbench_id: str, path: Path) -> TransitionDataset:
                 seen = np.arange(len(pictures), dtype=np.float32)[:, None]
             else:
                 seen = checked_matrix("observations", file["observations"])
-        env = gymnasium.make(env_id)
+        env = gymnasium.make(env_id.removeprefix("visual-"))  # the same goals, without a renderer
         relabel_dataset(env_id, env, columns)
         env.close()
     except gymnasium.error.Error as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cmpolicy.datasets import n_step, resolve_dataset
 from cmpolicy.datasets.ogbench import load_ogbench, ogbench_names, register_ogbench
@@ -77,6 +78,21 @@ def test_a_success_masks_the_bootstrap_and_the_episode_goes_on(folder: Path) -> 
     assert (info.source, info.path, info.comparable) == ("ogbench", str(path), True)
     assert (info.mean_return, info.ref_min_score, info.ref_max_score) == (0.5, 0.0, 1.0)
     assert resolve_dataset("maze", ogbench_id=NAME, path=path).info == info
+
+
+def test_pictures_stay_pictures(folder: Path) -> None:
+    pytest.importorskip("ogbench", reason="the extra ogbench")
+    pictures = np.random.default_rng(0).integers(0, 256, (2 * STEPS, 8, 8, 3), dtype=np.uint8)
+    terminals = np.arange(2 * STEPS) % STEPS == STEPS - 1
+    columns = {"qpos": np.zeros((2 * STEPS, 15)), "actions": np.zeros((2 * STEPS, 8))}
+    path = folder / "visual-antmaze-medium-navigate-v0.npz"
+    np.savez(path, observations=pictures, terminals=terminals, **columns)
+    data = load_ogbench("visual-antmaze-medium-navigate-singletask-task1-v0", path)
+    assert data.info.env_id == "visual-antmaze-medium-singletask-task1-v0"
+    assert (data.info.picture_shape, data.obs_dim, len(data)) == ([8, 8, 3], 192, 2 * STEPS - 2)
+    batch = data.at(torch.tensor([3, STEPS]))
+    assert batch.observations[0].tolist() == pictures[3].ravel().tolist()
+    assert batch.next_observations[1].tolist() == pictures[STEPS + 2].ravel().tolist()
 
 
 def test_data_made_again_say_so(folder: Path) -> None:

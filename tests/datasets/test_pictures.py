@@ -114,6 +114,8 @@ def test_a_clone_trains_from_pictures_and_acts_on_them(
         train(compose(*options), [])
         results = json.loads((tmp_path / "run" / "results.json").read_text())
         assert results["last"]["mean_return"] == 5.0
+        seeds = [*options[:-1], "+agent.policy.encoder_options.channels=[4]", "seeds=2"]
+        train(compose(*seeds, f"run_dir={tmp_path / 'seeds'}"), [])
         with pytest.raises(InputError, match="choose agent=bc"):
             train(compose(*options, "agent=ac", f"run_dir={tmp_path / 'ac'}"), [])
     finally:
