@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from offline_rl_rows import LAST_EVALUATIONS, Key, Row
+from offline_rl_rows import LAST_EVALUATIONS, Key, Row, instability_of
 from peers.tanh_actor import load_actor
 
 from cmpolicy.datasets import load_hdf5
@@ -145,4 +145,7 @@ def row_of(
         machine=f"{cpu_name()}, {os.cpu_count()} cores{beside}; {trained['device']}",
         versions=" ".join(f"{name}={number}" for name, number in versions.items()),
         date=datetime.now().astimezone().isoformat(timespec="seconds"),
+        instability=instability_of(
+            [(score.headline, score.score_standard_error or 0.0) for score in found.curve.values()]
+        ),
     )

@@ -1,6 +1,7 @@
 """Offline RL: sets × agents × seeds, ours and peers', in one table.
 
     python benchmarks/offline_rl.py data=DIR/sac agents=[ac,weighted_bc,bc] jobs=2
+    python benchmarks/offline_rl.py protocol=d4rl agents=[ac,bc]
     python benchmarks/offline_rl.py data=DIR protocol=short
     python benchmarks/offline_rl.py sets=[hopper-medium] agents=[ac,iql] seeds=[0,3]
     python benchmarks/offline_rl.py data=DIR agents=[ac,d3rlpy_rebrac,ding_jin_code] ding_jin=REPO
@@ -17,9 +18,10 @@
                {label: [overrides of the train command]}
     protocol   standard: 200,000 updates, 3 seeds, on data made as D4RL's are, evaluations of 20
                episodes; ogbench: the same with 2 seeds, on OGBench's tasks, whose files NAME-v0.npz
-               are in `data` or where the package keeps them, into OUT/ogbench.csv; short:
-               50,000 updates, 2 seeds, evaluations of 10, products in fp32; quick: to see that it
-               works. Batches of 256, an evaluation every 25th of the training on
+               are in `data` or where the package keeps them, into OUT/ogbench.csv; d4rl: 1,000,000
+               updates, 5 seeds, the nine locomotion sets as published; short: 50,000 updates, 2
+               seeds, evaluations of 10, products in fp32; quick: to see that it works. Batches of
+               256, an evaluation every 25th of the training on
                fresh starts; the score is the mean of the last five
     jobs       runs at a time, one thread each; train=[overrides for every run of ours]
     at_once    true: the seeds of a set and an agent of ours train in one run (the train command's
@@ -101,6 +103,11 @@ OGBENCH_SETS = (
     *("cube-single-play-singletask-task1-v0", "cube-single-play-singletask-task2-v0"),
     *("scene-play-singletask-v0", "pointmaze-large-stitch-singletask-v0"),
 )
+D4RL_SETS = tuple(
+    f"{e}-{b}"
+    for e in ("halfcheetah", "hopper", "walker2d")
+    for b in ("medium", "medium-replay", "medium-expert")
+)
 PROTOCOLS = {
     "short": Protocol(50_000, 2, SHORT_SETS),
     "standard": Protocol(
@@ -110,6 +117,7 @@ PROTOCOLS = {
         *(200_000, 2, OGBENCH_SETS),
         **{"episodes": 20, "final_episodes": 100, "precision": "auto", "table": "ogbench"},
     ),
+    "d4rl": Protocol(1_000_000, 5, D4RL_SETS, final_episodes=100, precision="auto"),
     "quick": Protocol(20, 1, ("hopper-medium",), 32, evaluations=5, episodes=2, final_episodes=2),
 }
 

@@ -6,13 +6,16 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from filelock import FileLock
 
 LAST_EVALUATIONS = 5
+JUMPS_BETWEEN = 10  # the last evaluations, of which jumps are measured
 
 
 class Key(NamedTuple):
@@ -33,6 +36,7 @@ class Row:
         curve: step:score of every evaluation during training.
         wall_seconds: of the whole command, evaluations included, divided among the seeds that it
             trained at once; NaN for a run in several parts.
+        instability: see `instability_of`; NaN where it was not measured.
     """
 
     set: str
@@ -56,6 +60,7 @@ class Row:
     machine: str
     versions: str
     date: str
+    instability: float = math.nan
 
     @property
     def key(self) -> Key:
@@ -96,7 +101,25 @@ def row_of(key: Key, run: Path, wall_seconds: float | None, machine: str) -> Row
         machine=f"{machine}; {device_of(found)}",
         versions=" ".join(f"{name}={number}" for name, number in versions.items()),
         date=found["date"],
+        instability=instability_of(
+            [
+                (e["eval/normalized_score"], e["eval/score_standard_error"])
+                for e in found["evaluations"]
+            ]
+        ),
     )
+
+
+def instability_of(evaluations: Sequence[tuple[float, float]]) -> float:
+    """√max(0, RMS jump² − 2 SE²) over the last ten evaluations, each (score, standard error).
+
+    It is by how much neighbouring checkpoints differ beyond what so few episodes make differ.
+    """
+    scores, errors = np.array(evaluations[-JUMPS_BETWEEN:], dtype=float).T
+    if len(scores) < 2:
+        return math.nan
+    jump = np.mean(np.diff(scores) ** 2)
+    return float(np.sqrt(max(0.0, jump - 2 * np.mean(errors**2))))
 
 
 def device_of(results: dict[str, Any]) -> str:
@@ -116,7 +139,8 @@ def read_rows(path: Path) -> list[Row]:
 def typed(row: dict[str, str]) -> Row:
     """Text back to what `Row` holds."""
     read: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": "True".__eq__}
-    return Row(**{f.name: read[str(f.type)](row[f.name]) for f in fields(Row)})
+    there = [f for f in fields(Row) if f.name in row]  # files of before have no instability
+    return Row(**{f.name: read[str(f.type)](row[f.name]) for f in there})
 
 
 def add_rows(path: Path, rows: list[Row]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from offline_rl_rows import LAST_EVALUATIONS, Row, read_rows
+from offline_rl_rows import JUMPS_BETWEEN, LAST_EVALUATIONS, Row, read_rows
 from scipy.stats import DegenerateDataWarning, bootstrap, trim_mean
 
 MISSING = "missing"
@@ -55,6 +55,7 @@ def report(
         *block("Score of the protocol", rows, shown, lambda r: r.score, iqm=True),
         *block("Last checkpoint", rows, shown, lambda r: r.last),
         *block("Best checkpoint", rows, shown, lambda r: r.best),
+        *instability(rows, shown),
         *wall_clock(rows, sets, agents),
         *footing(rows, sets),
     ]
@@ -102,6 +103,15 @@ def block(title: str, rows: list[Row], shown: Shown, value: Value, iqm: bool = F
         cells[len(inner) : len(inner)] = [average(own), *([interquartile(own)] if iqm else [])]
         lines.append(line([agent, *cells]))
     return lines
+
+
+def instability(rows: list[Row], shown: Shown) -> list[str]:
+    """By how much the last checkpoints of a run differ, where that was measured."""
+    measured = [row for row in rows if not math.isnan(row.instability)]
+    if not measured:
+        return []
+    title = f"Jump from one to the next of the last {JUMPS_BETWEEN} evaluations, beyond their noise"
+    return block(title, measured, shown, lambda r: r.instability)
 
 
 def header(names: Sequence[str]) -> list[str]:

@@ -5,12 +5,9 @@ Images: `run=RUN num_samples=50000 extractor=inception`, or pictures: `npz=FILE 
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import logging
 from dataclasses import dataclass, field
 
-import torch
 from hydra.core.config_store import ConfigStore
 
 from cmpolicy.cli.command import resolve_device, run
@@ -19,10 +16,7 @@ from cmpolicy.cli.run_config import check_positive
 from cmpolicy.errors import InputError
 from cmpolicy.images.config import ImageConfig, ImageMetricsConfig
 from cmpolicy.images.evaluation import evaluate_image_run, evaluate_npz
-from cmpolicy.rl.score import evaluate_agent
-from cmpolicy.rl.task import act_with
-from cmpolicy.rl.trained_agent import load_agent, read_record
-from cmpolicy.rl.video import write_video
+from cmpolicy.run import Run
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
@@ -71,49 +65,30 @@ ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 
 def evaluate(config: EvaluateConfig, overrides: list[str]) -> None:
     """Roll out an agent, or compare images; print the outcome, add it to evaluations.jsonl."""
-    device = resolve_device(config.device)
     if config.npz is not None:
-        evaluate_npz(config, device)
+        evaluate_npz(config, resolve_device(config.device))
         return
     if config.run is None:
         raise InputError("run is missing; give run=RUN, or npz=FILE for pictures at hand")
     directory = RunDirectory.existing(config.run)
     if load_config(directory, ImageConfig) is not None:
-        evaluate_image_run(config, directory, device)
+        evaluate_image_run(config, directory, resolve_device(config.device))
         return
-    evaluate_agent_run(config, directory, device)
+    evaluate_agent_run(config)
 
 
-def evaluate_agent_run(
-    config: EvaluateConfig, directory: RunDirectory, device: torch.device
-) -> None:
+def evaluate_agent_run(config: EvaluateConfig) -> None:
     """Roll out a checkpoint of an agent."""
-    recorded = read_record(directory)
-    agent, step = load_agent(directory, recorded.spaces, config.checkpoint, device)
-    bind = act_with(agent, config.best_of, config.mode_of, config.steps)
-    candidates = config.best_of or agent.candidates
-    env, references = recorded.environment(config.env.id), recorded.references
-    window = agent.policy.window
-    score = evaluate_agent(bind, env, references, config.episodes, config.seed, device, window)
-    row = {
-        "checkpoint": config.checkpoint,
-        "step": step,
-        "environment": env.id,
-        "seed": config.seed,
-        "network_calls": config.steps or len(agent.policy.levels),
-        "best_of": candidates,
-        "mode_of": 1 if candidates > 1 else config.mode_of or agent.config.mode_of,
-        **dataclasses.asdict(score),
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
-    directory.append_evaluation(row)
-    print(f"{config.checkpoint} checkpoint (step {step}) on {env.id}: {score}")
-    if not recorded.comparable:
+    assert config.run is not None
+    trained = Run(config.run, config.checkpoint, config.device)
+    options = {"best_of": config.best_of, "mode_of": config.mode_of, "steps": config.steps}
+    score = trained.evaluate(config.episodes, config.seed, env=config.env.id, **options)
+    env_id = trained.record.environment(config.env.id).id
+    print(f"{config.checkpoint} checkpoint (step {trained.loaded[1]}) on {env_id}: {score}")
+    if not trained.record.comparable:
         log.warning("scores on this data are NOT comparable with published ones.")
     if config.video:
-        generator = torch.Generator(device=device).manual_seed(config.seed)
-        path = directory.path / f"video-{config.checkpoint}.mp4"
-        print(f"video: {write_video(bind(generator), env, path, config.seed, window)}")
+        print(f"video: {trained.video(config.seed, env=config.env.id, **options)}")
 
 
 def main() -> None:

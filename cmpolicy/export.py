@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,16 @@ import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from cmpolicy.atomic_file import write_atomically
 from cmpolicy.cli.command import run
 from cmpolicy.cli.run_config import check_checkpoint, check_positive
 from cmpolicy.errors import InputError
 from cmpolicy.policy.action_chunks import Window
 from cmpolicy.policy.consistency_policy import ConsistencyPolicy
-from cmpolicy.policy.export_graph import (
-    PolicyGraph,
-    largest_difference,
-    run_onnx,
-    run_torch,
-    to_onnx,
-    to_torch,
-)
+from cmpolicy.policy.export_graph import FORMATS, PolicyGraph, checked_form, save_form
 from cmpolicy.rl.trained_agent import load_agent, read_record
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
-TOLERANCE = 1e-5  # of half an action's range
-FORMATS = {"onnx": (to_onnx, run_onnx, ".onnx"), "torch": (to_torch, run_torch, ".pt2")}
 
 
 @dataclass
@@ -79,21 +68,12 @@ def export(config: ExportConfig, overrides: list[str]) -> None:
     """Write every form after all have been compared with the policy; print how to run them."""
     policy, mode_of, about = load_policy(config)
     graph = PolicyGraph(policy, config.steps, config.noise == "inside", mode_of)
-    about |= {
-        "steps": graph.steps,
-        "mode_of": graph.mode_of,
-        "noise_inside": graph.draws,
-        **policy.window._asdict(),
-        "inputs": {name: ["batch", *shape] for name, shape in graph.inputs.items()},
-        "action_low": policy.bound.low.tolist(),
-        "action_high": policy.bound.high.tolist(),
-        "cmpolicy": version("cmpolicy"),
-    }
+    about |= graph.description()
     checked = {name: checked_form(name, graph, about) for name in dict.fromkeys(config.formats)}
     print(signature(graph))
     for name, (content, difference) in checked.items():
         path = file_path(config, name, graph)
-        write(path, content)
+        save_form(path, content)
         print(f"{name}: {path} ({len(content) / 1e3:.0f} kB)")
         print(f"  largest difference from the policy: {difference:.0e} of half an action's range")
         print("  run it:")
@@ -128,23 +108,6 @@ def load_policy(config: ExportConfig) -> tuple[ConsistencyPolicy, int, dict[str,
     return agent.average_policy, mode_of, about
 
 
-def checked_form(name: str, graph: PolicyGraph, about: dict[str, Any]) -> tuple[bytes, float]:
-    """Content of a file, and its largest difference from the policy.
-
-    Raises:
-        RuntimeError: if the difference exceeds TOLERANCE.
-    """
-    make, run_form, _ = FORMATS[name]
-    content = make(graph, about)
-    difference = largest_difference(run_form(content, graph), graph)
-    if not difference <= TOLERANCE:
-        raise RuntimeError(
-            f"the {name} form differs from the policy by {difference:.1e} of half an action's "
-            f"range, more than {TOLERANCE:.0e}; nothing is written"
-        )
-    return content, difference
-
-
 def file_path(config: ExportConfig, name: str, graph: PolicyGraph) -> Path:
     """Path of a form, named after its settings."""
     path = Path(config.run)
@@ -155,20 +118,6 @@ def file_path(config: ExportConfig, name: str, graph: PolicyGraph) -> Path:
     stem = path.stem if single else f"policy-{config.checkpoint}"
     kind = f"-mode{graph.mode_of}" if graph.mode_of > 1 else "-noise_inside" if graph.draws else ""
     return directory / f"{stem}-{graph.steps}step{kind}{FORMATS[name][2]}"
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        InputError: if it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"cannot write {path}: {reason}; choose another output_dir=") from error
 
 
 def signature(graph: PolicyGraph) -> str:

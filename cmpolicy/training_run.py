@@ -16,6 +16,7 @@ from cmpolicy.acceleration.precision import resolve_precision, use_precision
 from cmpolicy.acceleration.stacked_seeds_loop import StackedSeedsLoop
 from cmpolicy.cli.command import resolve_device
 from cmpolicy.cli.resume import imports_module, resumed_config
+from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.errors import InputError
 from cmpolicy.images.config import ImageConfig
 from cmpolicy.rl.config import RLConfig
@@ -36,8 +37,10 @@ RUN_CONFIGS: tuple[type[AnyConfig], ...] = (RLConfig, ToyConfig, ImageConfig)
 PATHS = ("dataset.path", "data.root", "teacher")  # keys of what a run reads
 
 
-def make_task(config: AnyConfig, device: torch.device, ranks: Ranks) -> Task | OfflineRLSeeds:
-    """Make the task that a configuration describes.
+def make_task(
+    config: AnyConfig, device: torch.device, ranks: Ranks, data: TransitionDataset | None = None
+) -> Task | OfflineRLSeeds:
+    """Make the task that a configuration describes; `data` are those of Python.
 
     Raises:
         InputError: if several processes are to train what one trains.
@@ -54,23 +57,31 @@ def make_task(config: AnyConfig, device: torch.device, ranks: Ranks) -> Task | O
         from cmpolicy.toys.task import make_toy_task
 
         return make_toy_task(config, device)
-    return OfflineRL(config, device) if config.seeds is None else OfflineRLSeeds(config, device)
+    kind = OfflineRL if config.seeds is None else OfflineRLSeeds
+    return kind(config, device, data)
 
 
-def train(config: AnyConfig, overrides: list[str]) -> None:
-    """Train one run, from the start or resumed, to its end."""
+def train(config: AnyConfig, overrides: list[str], data: TransitionDataset | None = None) -> Path:
+    """Train one run, from the start or resumed, to its end; returns its directory.
+
+    Args:
+        overrides: the command line of a resumed run, as ``key=value``.
+        data: to train on in place of what the configuration names.
+    """
     resume = config.resume
     if resume is not None:
         config = resumed_config(resume, overrides, *RUN_CONFIGS)
     make_paths_absolute(config)
     ranks = Ranks.join(config.device)
     try:
-        train_as(ranks, config, resume)
+        return train_as(ranks, config, resume, data)
     finally:
         ranks.leave()
 
 
-def train_as(ranks: Ranks, config: AnyConfig, resume: str | None) -> None:
+def train_as(
+    ranks: Ranks, config: AnyConfig, resume: str | None, data: TransitionDataset | None
+) -> Path:
     """Train in this process, the only one unless torchrun started several."""
     device = resolve_device(config.device)
     if config.threads is not None:
@@ -80,7 +91,7 @@ def train_as(ranks: Ranks, config: AnyConfig, resume: str | None) -> None:
     precision = resolve_precision(config.precision, device, config.AUTO_PRECISION)
     use_precision(precision, device)
     torch.manual_seed(config.seed)
-    task = make_task(config, device, ranks)
+    task = make_task(config, device, ranks, data)
     pictures = getattr(task.dataset, "frames", None) is not None  # they may be in a file
     growing = pictures or isinstance(task.dataset, GrowingDataset)
     acceleration = resolve_acceleration(
@@ -110,6 +121,7 @@ def train_as(ranks: Ranks, config: AnyConfig, resume: str | None) -> None:
         except StopSignal as stop:
             message = f"{stop} in the final evaluation; to go on: {directory.resume_command}"
             raise Interrupted(stop.signum, message) from None
+    return directory.path
 
 
 def open_directory(

@@ -14,9 +14,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from cmpolicy import export as export_module
 from cmpolicy.errors import InputError
-from cmpolicy.export import ExportConfig, export
+from cmpolicy.export import ExportConfig, export, load_policy
+from cmpolicy.policy import export_graph
 from cmpolicy.policy.consistency_policy import ConsistencyPolicy
 from cmpolicy.train import train
 from cmpolicy.training.run_directory import RunDirectory
@@ -147,7 +147,7 @@ def test_what_stands_for_a_choice_among_candidates_is_said(
     train(compose(*tiny, *critic, f"run_dir={run}"), [])
     for mode_of, said in ((None, "draws one"), (8, "takes the mode of 8")):
         caplog.clear()
-        _, mode, _ = export_module.load_policy(ExportConfig(run=str(run), mode_of=mode_of))
+        _, mode, _ = load_policy(ExportConfig(run=str(run), mode_of=mode_of))
         assert mode == (mode_of or 1)
         [record] = caplog.records
         assert record.message == (
@@ -168,7 +168,7 @@ def test_a_policy_without_a_run(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_form_that_differs_is_not_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_module, "TOLERANCE", -1.0)
+    monkeypatch.setattr(export_graph, "TOLERANCE", -1.0)
     with pytest.raises(RuntimeError, match="differs from the policy by"):
         exported(run, formats=["torch"])
     assert not (run / "export").exists()

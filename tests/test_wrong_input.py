@@ -71,7 +71,7 @@ def write(path: Path, changed: dict[str, Any]) -> Path:
 
 COMMAND_LINES = [
     (["env=hoper-medium"], ["no env=hoper-medium (did you mean hopper-medium?)", "antmaze-umaze"]),
-    (["agent=sac"], ["there is no agent=sac", "ac", "bc"]),
+    (["agent=sac"], ["agent 'sac' is not installed", "ac", "bc"]),
     (["stps=5"], ["there is no key stps (did you mean steps?)", "batch_size"]),
     (["eval.evry=5"], ["there is no key eval.evry (did you mean every?)", "episodes"]),
     (["agent.gamma=0.9"], ["gamma", "discount"]),

@@ -1,4 +1,4 @@
-"""Agents by name. To add one: a file here, a line in AGENTS, a configuration in configs/agent/."""
+"""Agents by name. To add one of your own: `register_agent`, see docs/own-agent.md."""
 
 from cmpolicy.agents.ac import ConsistencyAC
 from cmpolicy.agents.agent import Agent, AgentConfig, Spaces
@@ -7,6 +7,7 @@ from cmpolicy.agents.diffusion_ql import DiffusionQL
 from cmpolicy.agents.ding_jin import DingJinAC
 from cmpolicy.agents.iql import ConsistencyIQL
 from cmpolicy.agents.weighted_bc import WeightedBC
+from cmpolicy.plugins import registering
 
 AGENTS: dict[str, type[Agent]] = {
     "ac": ConsistencyAC,
@@ -16,6 +17,7 @@ AGENTS: dict[str, type[Agent]] = {
     "diffusion_ql": DiffusionQL,
     "ac_ding_jin": DingJinAC,
 }
+register_agent = registering("agent", AGENTS)
 
 __all__ = [
     "AGENTS",
@@ -28,4 +30,5 @@ __all__ = [
     "DingJinAC",
     "Spaces",
     "WeightedBC",
+    "register_agent",
 ]

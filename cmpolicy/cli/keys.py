@@ -57,7 +57,9 @@ def explain(error: BaseException) -> str:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         options = sorted(option for option in error.options if not option.endswith("_schema"))
         hint = nearest(name, options)
-        return f"there is no {group}={name}{hint}; choose one of: {', '.join(options)}"
+        missing = f"agent {name!r} is not installed" if group == "agent" else None
+        missing = missing or f"there is no {group}={name}"
+        return f"{missing}{hint}; choose one of: {', '.join(options)}"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MissingMandatoryValue):

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cmpolicy.cli.run_config import RunConfig
 from cmpolicy.errors import InputError
+from cmpolicy.plugins import NotInstalledError
 from cmpolicy.training.run_directory import RunDirectory
 
 C = TypeVar("C", bound=RunConfig)
@@ -53,6 +54,8 @@ def load_config(run: RunDirectory, *kinds: type[C]) -> C | None:
             return None
         schema = kind.schema_of(stored)
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), stored))
+    except NotInstalledError as error:
+        raise InputError(f"{run.config_path}: {error}") from None
     except (OmegaConfBaseException, yaml.YAMLError, KeyError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

@@ -15,6 +15,7 @@ from cmpolicy.consistency.discrete import DiscreteConsistency
 from cmpolicy.consistency.loss_metrics import Metric
 from cmpolicy.consistency.losses import DIFFUSIONS, DISTILLATIONS, LOSSES, Loss
 from cmpolicy.consistency.parameterization import PARAMETERIZATIONS
+from cmpolicy.plugins import find
 
 OPTIMIZERS = ("adam", "radam")
 SCHEDULES = ("cosine", "constant")
@@ -43,8 +44,9 @@ class LossConfig:
     perceptual: bool = False  # compares images by a classifier's features: `PerceptualDistance`
 
     def __post_init__(self) -> None:
+        if self.name not in ALL_LOSSES:
+            ALL_LOSSES[self.name] = find("loss", LOSSES, self.name)
         for key, names in (
-            ("name", ALL_LOSSES),
             ("parameterization", PARAMETERIZATIONS),
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),

@@ -171,7 +171,7 @@ class ImageTask:
         """Log how to sample."""
         log.info("for more samples: python -m cmpolicy.sample run=RUN")
 
-    def save_model(self, run: RunDirectory) -> None:
+    def save_model(self, run: RunDirectory, step: int) -> None:
         """Write nothing: `load_image_model` opens the checkpoint."""
 
     def draw(self, run: RunDirectory, evaluations: list[Evaluation]) -> Path:

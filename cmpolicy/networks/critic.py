@@ -98,12 +98,13 @@ class EnsembleCritic(nn.Module):
         self.layers = nn.Sequential(*layers, EnsembleLinear(ensemble, widths[-1], 1))
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """(B, obs_dim), (B, action_dim) → (E, B)"""
+        """(B, obs_dim), (B, action_dim), or a member's own (E, B, action_dim) → (E, B)"""
         obs = (observations - self.obs_mean) / self.obs_std
         first = self.layers[0]
         assert isinstance(first, EnsembleLinear)
         own = (actions - self.action_center) / self.action_half_range
-        x = torch.cat((obs, own), dim=1).expand(len(first.weight), -1, -1)
+        x = torch.cat((obs.expand(*own.shape[:-1], -1), own), dim=-1)
+        x = x.expand(len(first.weight), -1, -1)
         return self.layers(x).squeeze(-1) + self.value_mean  # type: ignore[no-any-return]
 
     def one(self, member: Tensor, observations: Tensor, actions: Tensor) -> Tensor:

@@ -62,8 +62,8 @@ class PictureEncoder(nn.Module):
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures (B, history, *shape) and the other entries (B, history · vector)."""
-        steps = x.unflatten(1, (self.history, -1))
-        pictures = steps[..., : self.pixels].unflatten(2, self.shape)
+        steps = x.reshape(-1, self.history, self.pixels + self.vector)
+        pictures = steps[..., : self.pixels].reshape(-1, self.history, *self.shape)
         return pictures, steps[..., self.pixels :].flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from cmpolicy.consistency.parameterization import PARAMETERIZATIONS, Parameteriz
 from cmpolicy.consistency.sampling import check_levels
 from cmpolicy.networks.embeddings import EMBEDDINGS
 from cmpolicy.networks.mlp import ACTIVATIONS
-from cmpolicy.plugins import find
+from cmpolicy.plugins import find, registering
 from cmpolicy.policy.action_bounds import BOUNDS
 from cmpolicy.policy.action_chunks import Window
 from cmpolicy.policy.architecture import check_name, make_module
@@ -140,6 +140,9 @@ class PolicyConfig:
     def make_loss(self) -> Loss:
         """The consistency loss that `loss` and `loss_options` describe."""
         return self.LOSSES[self.loss](**{**LOSS_DEFAULTS.get(self.loss, {}), **self.loss_options})
+
+
+register_loss = registering("loss", LOSSES)
 
 
 def check_count(name: str, value: SupportsIndex, most: int) -> int:

@@ -13,18 +13,22 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from cmpolicy.atomic_file import write_atomically
 from cmpolicy.consistency.sampling import few_step_levels
 from cmpolicy.errors import InputError
 from cmpolicy.policy.consistency_policy import ConsistencyPolicy
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-5  # of half an action's range
 BATCHES = (1, 2, 129)  # that a form is tried with
 # observations (B, obs_dim) and, where the graph takes it, noise (B, steps, action_dim)
 # → actions (B, action_dim) and the noise that was given or drawn, if any
@@ -67,6 +71,19 @@ class PolicyGraph(nn.Module):
         noise = self.draw(observations.shape[0]) if noise is None else noise
         actions: Tensor = self.policy(observations, noise=noise)
         return actions
+
+    def description(self) -> dict[str, Any]:
+        """What a file says of itself."""
+        return {
+            "steps": self.steps,
+            "mode_of": self.mode_of,
+            "noise_inside": self.draws,
+            **self.policy.window._asdict(),
+            "inputs": {name: ["batch", *shape] for name, shape in self.inputs.items()},
+            "action_low": self.policy.bound.low.tolist(),
+            "action_high": self.policy.bound.high.tolist(),
+            "cmpolicy": version("cmpolicy"),
+        }
 
     def draw(self, batch: int) -> Tensor:
         """Noise of every step, (batch, steps, action_dim), drawn as the policy draws it."""
@@ -203,3 +220,38 @@ def largest_difference(run: Run, graph: PolicyGraph) -> float:
         differences.append((actions - graph(tensors[0], noise)) / half_range)
     worst = torch.cat(differences).abs().amax(1).sort().values
     return worst[-1 if graph.mode_of == 1 else -2].item()
+
+
+FORMATS = {"onnx": (to_onnx, run_onnx, ".onnx"), "torch": (to_torch, run_torch, ".pt2")}
+
+
+def checked_form(name: str, graph: PolicyGraph, about: dict[str, Any]) -> tuple[bytes, float]:
+    """Content of a file, and its largest difference from the policy.
+
+    Raises:
+        RuntimeError: if the difference exceeds TOLERANCE.
+    """
+    make, run_form, _ = FORMATS[name]
+    content = make(graph, about)
+    difference = largest_difference(run_form(content, graph), graph)
+    if not difference <= TOLERANCE:
+        raise RuntimeError(
+            f"the {name} form differs from the policy by {difference:.1e} of half an action's "
+            f"range, more than {TOLERANCE:.0e}; nothing is written"
+        )
+    return content, difference
+
+
+def save_form(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot write {path}: {reason}; choose another output_dir=") from error
+    return path

@@ -78,14 +78,14 @@ def policy_file_of(path: Path) -> Path:
     if not path.is_dir():
         return path
     run = RunDirectory(path)
-    for file in (run.policy_path, run.checkpoint_path("last")):
+    for file in (run.last_policy_path, run.checkpoint_path("last")):
         if file.is_file():
             return file
     seeds = ", ".join(sorted(each.name for each in path.glob("seed-*")))
     if seeds:
         raise InputError(f"{path} holds a run for each seed; give {path}/ and one of {seeds}")
     raise InputError(
-        f"no policy in {path}: expected {run.policy_path.name} or checkpoints/last.safetensors; "
+        f"no policy in {path}: expected policy.safetensors or checkpoints/last.safetensors; "
         "give a run's directory, one of its checkpoints, or a policy's file"
     )
 

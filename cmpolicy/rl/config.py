@@ -15,6 +15,7 @@ from omegaconf import MISSING, OmegaConf
 from cmpolicy.agents import AGENTS
 from cmpolicy.agents.ding_jin import published
 from cmpolicy.cli.run_config import RunConfig, check_positive, check_seed
+from cmpolicy.plugins import find, find_all
 from cmpolicy.rl.tasks import TASKS, EnvConfig
 
 
@@ -138,7 +139,7 @@ class RLConfig(RunConfig):
     @classmethod
     def schema_of(cls, stored: Any) -> RLConfig:
         """With the configuration of the stored agent."""
-        return cls(agent=AGENTS[stored.agent.algorithm].Config())
+        return cls(agent=find("agent", AGENTS, stored.agent.algorithm).Config())
 
     def each_seed(self) -> list[RLConfig]:
         """The configurations that would train each of `seeds` alone."""
@@ -148,7 +149,17 @@ class RLConfig(RunConfig):
 OmegaConf.register_new_resolver("published", published, replace=True)
 store = ConfigStore.instance()
 store.store(name="rl_schema", node=RLConfig)
-for task in TASKS.values():
-    store.store(group="env", name=task.name, node=task)
-for name, agent in AGENTS.items():
-    store.store(group="agent", name=f"{name}_schema", node=agent.Config)
+IN_FILES = tuple(AGENTS)  # those of the library have a file in configs/agent/
+
+
+def store_names() -> None:
+    """Tell Hydra the names of all tasks and agents, those of installed packages too."""
+    for name, task in find_all("task", TASKS).items():
+        store.store(group="env", name=name, node=replace(task, name=name))
+    for name, agent in find_all("agent", AGENTS).items():
+        store.store(group="agent", name=f"{name}_schema", node=agent.Config)
+        if name not in IN_FILES:
+            store.store(group="agent", name=name, node=agent.Config)
+
+
+store_names()

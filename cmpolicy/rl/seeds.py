@@ -34,13 +34,16 @@ class OfflineRLSeeds:
         InputError: for anything that does not exist or fit.
     """
 
-    def __init__(self, config: RLConfig, device: torch.device) -> None:
+    def __init__(
+        self, config: RLConfig, device: torch.device, data: TransitionDataset | None = None
+    ) -> None:
         self.config, self.device = config, device
         self.tasks: list[OfflineRL] = []
         self.random_states: list[OwnRandomState] = []
         for alone in config.each_seed():
             torch.manual_seed(alone.seed)
-            task = self.tasks[0].for_other_seed(alone) if self.tasks else OfflineRL(alone, device)
+            first = self.tasks[0] if self.tasks else None
+            task = first.for_other_seed(alone) if first else OfflineRL(alone, device, data)
             task.seeds_at_once = len(config.seeds)
             self.tasks.append(task)
             self.random_states.append(OwnRandomState(device))

@@ -19,6 +19,7 @@ from cmpolicy.datasets.resolve import resolve_dataset
 from cmpolicy.datasets.rewards import reward_transform
 from cmpolicy.datasets.transitions import TransitionDataset
 from cmpolicy.errors import InputError
+from cmpolicy.plugins import find
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.environments import Environment, registered_limit
 from cmpolicy.rl.evaluation_environment import (
@@ -41,6 +42,8 @@ log = logging.getLogger("cmpolicy")
 
 EPISODES_AT_MOST = 1_000  # of one evaluation: its episodes have consecutive seeds
 SEEDS_A_RUN = 1_000_000
+OWN = ("numpy",)  # sources of which nobody has published scores
+IN_PYTHON = "python"  # as dataset.source: data that are on no disk
 
 
 class OfflineRL:
@@ -53,28 +56,19 @@ class OfflineRL:
         references: D4RL's (minimum, maximum) return, or None.
         seeds_at_once: how many share the device and the time of an update.
 
+    Args:
+        data: to train on in place of what the configuration names.
+
     Raises:
         InputError: for anything that does not exist or fit.
     """
 
-    def __init__(self, config: RLConfig, device: torch.device) -> None:
+    def __init__(
+        self, config: RLConfig, device: torch.device, data: TransitionDataset | None = None
+    ) -> None:
         self.config, self.device, self.seeds_at_once = config, device, 1
         env = config.env
-        if config.dataset.path is None and not (env.d4rl_id or env.minari_id or env.ogbench_id):
-            raise InputError(
-                "no task: give env=NAME, such as env=hopper-medium, "
-                "or dataset.path=FILE with env.id=ID"
-            )
-        dataset = resolve_dataset(
-            env.name,
-            env.d4rl_id,
-            env.minari_id,
-            config.dataset.source,
-            config.dataset.path,
-            ogbench_id=env.ogbench_id,
-            max_episode_steps=env.max_episode_steps,
-            registered_limit=registered_limit(env.id),
-        )
+        dataset = load_dataset(config) if data is None else data
         self.info = dataset.info
         self.env: Environment | None = None
         self.references: tuple[float, float] | None = None
@@ -119,7 +113,7 @@ class OfflineRL:
                 env_id,
                 self.config.online.updates_per_step,
             )
-        if not info.comparable and info.source != "sample":  # which has warned already
+        if not info.comparable and info.source not in ("sample", *OWN):  # which has warned already
             log.warning(
                 "scores on this data (%s) are NOT comparable with published ones.",
                 info.source,
@@ -166,9 +160,13 @@ class OfflineRL:
         """Task and agent, a path below output_dir."""
         return f"{self.config.env.name}/{self.config.agent.name}"
 
-    def save_model(self, run: RunDirectory) -> None:
-        """Write policy.safetensors, which `ConsistencyPolicy.load` reads."""
-        self.learner.average_policy.save(run.policy_path)
+    def save_model(self, run: RunDirectory, step: int) -> None:
+        """Write policy.safetensors, which `ConsistencyPolicy.load` reads, and keep a copy.
+
+        `cmpolicy.select` chooses among the copies, policies/STEP.safetensors.
+        """
+        for path in (run.last_policy_path, run.policy_path(step)):
+            self.learner.average_policy.save(path)
 
     def log_caveats(self) -> None:
         """Log the data's own score, and a warning where scores do not compare."""
@@ -176,7 +174,7 @@ class OfflineRL:
         if isinstance(self.dataset, OnlineData):
             steps = self.dataset.buffer.size
             log.info("the agent saw %d steps of the environment beside the data", steps)
-        elif not self.info.comparable:
+        elif not self.info.comparable and self.info.source not in OWN:
             log.warning("these scores are NOT comparable with published ones.")
 
     def draw(
@@ -250,12 +248,38 @@ def see_pictures(config: RLConfig, dataset: TransitionDataset) -> None:
     config.agent.policy = replace(policy, encoder=encoder, encoder_options=options)
 
 
+def load_dataset(config: RLConfig) -> TransitionDataset:
+    """Load the data that a configuration names, with the rewards as recorded.
+
+    Raises:
+        InputError: if it names none that exists, or they were given in Python.
+    """
+    env, dataset = config.env, config.dataset
+    if dataset.source == IN_PYTHON:
+        raise InputError(
+            "the data of this run were given in Python; go on with "
+            "cmpolicy.fit(data, env, resume=RUN), or give dataset.path=FILE"
+        )
+    if dataset.path is None and not (env.d4rl_id or env.minari_id or env.ogbench_id):
+        raise InputError(
+            "no task: give env=NAME, such as env=hopper-medium, or dataset.path=FILE with env.id=ID"
+        )
+    return resolve_dataset(
+        env.name,
+        env.d4rl_id,
+        env.minari_id,
+        dataset.source,
+        dataset.path,
+        ogbench_id=env.ogbench_id,
+        max_episode_steps=env.max_episode_steps,
+        registered_limit=registered_limit(env.id),
+    )
+
+
 def build_agent(config: RLConfig, spaces: Spaces) -> Agent:
     """The agent that `config.agent` describes, untrained."""
-    algorithm = config.agent.algorithm
-    if algorithm not in AGENTS:
-        raise InputError(f"unknown algorithm {algorithm!r}, expected one of {', '.join(AGENTS)}")
-    return AGENTS[algorithm](spaces, config.agent, config.steps or config.updates)
+    kind = find("agent", AGENTS, config.agent.algorithm)
+    return kind(spaces, config.agent, config.steps or config.updates)
 
 
 def evaluation_of(score: Score, step: int) -> Evaluation:

@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from cmpolicy.plugins import registering
+
 
 @dataclass
 class EnvConfig:
@@ -129,3 +131,4 @@ TASKS: dict[str, EnvConfig] = {
         *(_ogbench(data, f"-task{i}" if i else "") for data in OGBENCH for i in range(6)),
     )
 }
+register_task = registering("task", TASKS)

@@ -132,7 +132,7 @@ class BanditTask:
     def log_caveats(self) -> None:
         """Log nothing."""
 
-    def save_model(self, run: RunDirectory) -> None:
+    def save_model(self, run: RunDirectory, step: int) -> None:
         """Write policy.safetensors, which `ConsistencyPolicy.load` reads."""
         self.learner.average_policy.save(run.path / "policy.safetensors")
 

@@ -8,7 +8,11 @@ from typing import ClassVar
 from hydra.core.config_store import ConfigStore
 
 from cmpolicy.cli.run_config import RunConfig, check_noise_range, check_positive
+from cmpolicy.consistency.losses import LOSSES
 from cmpolicy.generative.loss_config import LossConfig
+from cmpolicy.plugins import find_all
+
+IN_FILES = set(LOSSES)  # those of the library have a file in configs/loss/
 
 
 @dataclass
@@ -58,3 +62,5 @@ class ToyConfig(RunConfig):
 store = ConfigStore.instance()
 store.store(name="toy_schema", node=ToyConfig)
 store.store(group="loss", name="loss_schema", node=LossConfig)
+for name in find_all("loss", LOSSES).keys() - IN_FILES:  # of plug-ins
+    store.store(group="loss", name=name, node=LossConfig(name))

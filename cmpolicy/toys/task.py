@@ -195,7 +195,7 @@ class ToyTask:
     def log_caveats(self) -> None:
         """Log nothing."""
 
-    def save_model(self, run: RunDirectory) -> None:
+    def save_model(self, run: RunDirectory, step: int) -> None:
         """Write nothing: the checkpoint holds the model."""
 
     def draw(self, run: RunDirectory, evaluations: list[Evaluation]) -> Path:

@@ -55,8 +55,8 @@ class Task(Reportable, Protocol):
         """Evaluate at the end, on other seeds: a dataclass that prints as one line."""
         ...
 
-    def save_model(self, run: RunDirectory, /) -> None:
-        """Write the model for use without the run."""
+    def save_model(self, run: RunDirectory, step: int, /) -> None:
+        """Write the model, as it is after `step` updates, for use without the run."""
         ...
 
     def log_caveats(self) -> None:
@@ -102,6 +102,12 @@ class Reporter(Results):
     def __init__(self, task: Task, run: RunDirectory, computing: dict[str, str]) -> None:
         super().__init__(task, run, computing)
 
+    def progress(self, evaluations: list[Evaluation], speed: float) -> None:
+        """After an evaluation, with the model that was evaluated; or before the first."""
+        super().progress(evaluations, speed)
+        if evaluations:
+            self.task.save_model(self.run, evaluations[-1].step)
+
     def finish(self, loop: TrainingLoop) -> None:
         """Evaluate the last and the best checkpoint on other seeds, and report both."""
         last_score = self.task.final_score()
@@ -119,7 +125,7 @@ class Reporter(Results):
     def report(self, loop: TrainingLoop, last_score: Any, best_score: Any, best_step: int) -> None:
         """Write and print the outcome; the learner has the last weights again."""
         evaluations = loop.evaluations
-        self.task.save_model(self.run)
+        self.task.save_model(self.run, loop.step)
         self.write(
             True,
             loop.updates_per_second,

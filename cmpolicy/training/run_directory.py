@@ -6,6 +6,7 @@ results.json         what came out, last and best apart, and how it was obtained
 evaluations.jsonl    evaluations made after training, one a line
 policy.safetensors   the averaged policy of the last checkpoint, for ConsistencyPolicy.load
 learning_curve.png   scores over updates
+policies/            the averaged policy at each evaluation, STEP.safetensors
 checkpoints/         last.safetensors, the one before it (previous), best.safetensors
 tensorboard/         event files
 """
@@ -56,11 +57,14 @@ class RunDirectory:
         return self.path / "metrics.csv"
 
     @property
-    def policy_path(self) -> Path:
+    def last_policy_path(self) -> Path:
         return self.path / "policy.safetensors"
 
     def checkpoint_path(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.safetensors"
+
+    def policy_path(self, step: int) -> Path:
+        return self.path / "policies" / f"{step}.safetensors"
 
     @property
     def resume_command(self) -> str:

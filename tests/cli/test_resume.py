@@ -95,7 +95,6 @@ def test_no_run_there(tmp_path: Path) -> None:
     [
         lambda c: {**c, "colour": "red"},
         lambda c: {**c, "steps": "many"},
-        lambda c: {**c, "agent": {**c["agent"], "algorithm": "sac"}},
         lambda c: {k: v for k, v in c.items() if k != "agent"},
         lambda c: {**c, "eval": {**c["eval"], "every": 0}},
     ],
@@ -104,6 +103,15 @@ def test_a_damaged_configuration_is_one_line(stored: Path, change: Callable[...,
     path = stored / "config.yaml"
     path.write_text(yaml.safe_dump(change(yaml.safe_load(path.read_text()))))
     assert "is damaged or from another version" in refused(stored)
+
+
+def test_an_agent_of_a_package_that_is_missing_is_named(stored: Path) -> None:
+    path = stored / "config.yaml"
+    path.write_text(path.read_text().replace("algorithm: ac_ding_jin", "algorithm: sac"))
+    assert refused(stored).endswith(
+        "config.yaml: agent 'sac' is not installed; there are: "
+        "ac, bc, weighted_bc, iql, diffusion_ql, ac_ding_jin"
+    )
 
 
 @pytest.mark.parametrize("content", ["a: [1", "\x00", "", "just text", "- 1"])
