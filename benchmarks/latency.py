@@ -40,6 +40,7 @@ HERE = Path(__file__).resolve().parent
 PACKAGES = ("cmpolicy", "torch", "numpy", "onnxruntime")
 OBS_DIM, ACTION_DIM = 11, 3  # of Hopper
 BATCH = 64
+CHUNK = 8  # actions
 DEFAULT, PEERS = "2×256 SiLU", "3×256 Mish"  # networks: our default, and that of both peers
 NETWORKS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
@@ -48,11 +49,15 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 class Case(NamedTuple):
-    """A row: what is called, with which network, on how many observations."""
+    """A row: what is called, with which network, on how many observations.
+
+    Where a call gives several actions its time counts by action.
+    """
 
     what: str
     network: str = PEERS
     observations: int = 1
+    actions: int = 1
 
 
 class Claim(NamedTuple):
@@ -120,7 +125,7 @@ def our_policy() -> dict[Case, Callable[[], Any]]:
                 cases[Case(f"policy.act, {name}", network, batch)] = bind(policy.act, observations)
                 single = observations.reshape(batch, OBS_DIM).astype(np.float32)
                 cases[Case(f"ONNX, {name}", network, batch)] = bind(run, single)
-    return cases | our_mode(one)
+    return cases | our_mode(one) | our_chunks(one)
 
 
 def our_mode(observation: Any) -> dict[Case, Callable[[], Any]]:
@@ -132,6 +137,14 @@ def our_mode(observation: Any) -> dict[Case, Callable[[], Any]]:
         Case(f"policy.act, the mode of {mode_of}, 1 step", DEFAULT): bind(act, observation),
         Case(f"ONNX, the mode of {mode_of}, 1 step", DEFAULT): bind(run, single),
     }
+
+
+def our_chunks(observation: Any) -> dict[Case, Callable[[], Any]]:
+    """The exported policy that gives a chunk of actions a call."""
+    policy = ConsistencyPolicy(OBS_DIM, ACTION_DIM, horizon=CHUNK)
+    run, single = onnx_runner(policy), observation[None].astype(np.float32)
+    name = f"ONNX, 1 step, a chunk of {CHUNK}, an action of it"
+    return {Case(name, DEFAULT, actions=CHUNK): bind(run, single)}
 
 
 def onnx_runner(policy: ConsistencyPolicy, mode_of: int = 1) -> Callable[[Any], Any]:
@@ -199,7 +212,7 @@ def measure(cases: dict[Case, Callable[[], Any]], rounds: int, calls: int) -> di
             for j in range(calls):
                 begin = time.perf_counter_ns()
                 act()
-                times[case][i, j] = (time.perf_counter_ns() - begin) / 1e3
+                times[case][i, j] = (time.perf_counter_ns() - begin) / 1e3 / case.actions
     return times
 
 

@@ -6,6 +6,8 @@
     python benchmarks/offline_rl.py sets=[hopper-medium] agents=[ac,iql] seeds=[0,3]
     python benchmarks/offline_rl.py data=DIR agents=[ac,d3rlpy_rebrac,ding_jin_code] ding_jin=REPO
     python benchmarks/offline_rl.py data=DIR 'agents=[ac,{ac_strong: [agent=ac,agent.radius=0.3]}]'
+    python benchmarks/offline_rl.py protocol=ogbench data=DIR \
+        'agents=[ac,bc,{ac_chunks: [agent=ac,agent.policy.horizon=5]}]'
 
     data       a folder of D4RL-layout files SET.hdf5 and, in its subfolder minari, of Minari
                datasets; a missing medium-expert is made of medium followed by expert. Without it
@@ -15,9 +17,11 @@
                of its own, made at `venv`), `ding_jin_code` (their repository, at `ding_jin`), or
                {label: [overrides of the train command]}
     protocol   standard: 200,000 updates, 3 seeds, on data made as D4RL's are, evaluations of 20
-               episodes; d4rl: 1,000,000 updates, 5 seeds, the nine locomotion sets as published;
-               short: 50,000 updates, 2 seeds, evaluations of 10, products in fp32; quick:
-               to see that it works. Batches of 256, an evaluation every 25th of the training on
+               episodes; ogbench: the same with 2 seeds, on OGBench's tasks, whose files NAME-v0.npz
+               are in `data` or where the package keeps them, into OUT/ogbench.csv; d4rl: 1,000,000
+               updates, 5 seeds, the nine locomotion sets as published; short: 50,000 updates, 2
+               seeds, evaluations of 10, products in fp32; quick: to see that it works. Batches of
+               256, an evaluation every 25th of the training on
                fresh starts; the score is the mean of the last five
     jobs       runs at a time, one thread each; train=[overrides for every run of ours]
     at_once    true: the seeds of a set and an agent of ours train in one run (the train command's
@@ -68,6 +72,7 @@ class Protocol:
     episodes: int = 10
     final_episodes: int = 20
     precision: str = "fp32"
+    table: str | None = None  # offline_rl_PROTOCOL
 
     def arguments(self) -> list[str]:
         """For the train command, ours and the peers'."""
@@ -94,6 +99,10 @@ SHORT_SETS = (
 STANDARD_SETS = tuple(
     f"{e}-{b}" for e in ("hopper", "walker2d", "halfcheetah") for b in ("medium", "medium-replay")
 )
+OGBENCH_SETS = (
+    *("cube-single-play-singletask-task1-v0", "cube-single-play-singletask-task2-v0"),
+    *("scene-play-singletask-v0", "pointmaze-large-stitch-singletask-v0"),
+)
 D4RL_SETS = tuple(
     f"{e}-{b}"
     for e in ("halfcheetah", "hopper", "walker2d")
@@ -103,6 +112,10 @@ PROTOCOLS = {
     "short": Protocol(50_000, 2, SHORT_SETS),
     "standard": Protocol(
         200_000, 3, STANDARD_SETS, episodes=20, final_episodes=100, precision="auto"
+    ),
+    "ogbench": Protocol(
+        *(200_000, 2, OGBENCH_SETS),
+        **{"episodes": 20, "final_episodes": 100, "precision": "auto", "table": "ogbench"},
     ),
     "d4rl": Protocol(1_000_000, 5, D4RL_SETS, final_episodes=100, precision="auto"),
     "quick": Protocol(20, 1, ("hopper-medium",), 32, evaluations=5, episodes=2, final_episodes=2),
@@ -168,7 +181,7 @@ def main(arguments: list[str]) -> int:
         for agent in options.agents
         for label, overrides in agent_overrides(agent, options).items()
     }
-    table = Path(options.out) / f"offline_rl_{options.protocol}.csv"
+    table = Path(options.out) / f"{protocol.table or 'offline_rl_' + options.protocol}.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
     tasks = {name: task_overrides(name, options) for name in sets}
 

@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from cmpolicy.datasets.ogbench import ogbench_names
 from cmpolicy.rl.tasks import TASKS
 
 # Behaviours that no task is named for, and whose settings they take.
@@ -25,6 +26,8 @@ def task_overrides(name: str, options: Any) -> list[str]:
         options: with `data`, a folder or None; `source`; and `runs`, where what is put together
             is kept.
     """
+    if name in TASKS and TASKS[name].ogbench_id:
+        return ogbench_overrides(name, options.data)
     environment, _, behaviour = name.partition("-")
     task = f"{environment}-{NEAREST.get(behaviour, behaviour)}"
     if task not in TASKS:
@@ -34,6 +37,20 @@ def task_overrides(name: str, options: Any) -> list[str]:
         return [*overrides, f"dataset.source={options.source}"]
     path = find_data(name, TASKS[task].minari_id, Path(options.data), Path(options.runs) / "data")
     return [*overrides, f"dataset.path='{path}'"]
+
+
+def ogbench_overrides(name: str, data: str | None) -> list[str]:
+    """The same for a task of OGBench, whose file is in the folder `data` or where it is by itself.
+
+    A scene takes half a second to make, an episode in it a fifth.
+    """
+    found = [f"env={name}", "eval.parallel=4"]
+    if data is None:
+        return found
+    path = Path(data) / f"{ogbench_names(name)[0]}.npz"
+    if not path.is_file():
+        sys.exit(f"no {path}; benchmarks/data/generate_ogbench.py makes it")
+    return [*found, f"dataset.path='{path.resolve()}'"]
 
 
 def find_data(name: str, minari_id: str | None, folder: Path, cache: Path) -> Path:

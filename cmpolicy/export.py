@@ -16,6 +16,7 @@ with starting():
 
     from cmpolicy.cli.run_config import check_checkpoint, check_positive
     from cmpolicy.errors import InputError
+    from cmpolicy.policy.action_chunks import Window
     from cmpolicy.policy.consistency_policy import ConsistencyPolicy
     from cmpolicy.policy.export_graph import FORMATS, PolicyGraph, checked_form, save_form
     from cmpolicy.rl.trained_agent import load_agent, read_record
@@ -126,9 +127,16 @@ def signature(graph: PolicyGraph) -> str:
     inputs = ", ".join(
         f"{name} (batch, {', '.join(map(str, shape))})" for name, shape in graph.inputs.items()
     )
-    bound = graph.policy.bound
-    low, high = bound.low.tolist(), bound.high.tolist()
-    return f"{inputs} → actions (batch, {len(low)}) in {low} … {high}, float32"
+    bound, window = graph.policy.bound, graph.policy.window
+    size = len(bound.low) // window.horizon
+    low, high = bound.low[:size].tolist(), bound.high[:size].tolist()
+    text = f"{inputs} → actions (batch, {len(bound.low)}) in {low} … {high}, float32"
+    if window == Window():
+        return text
+    return (
+        f"{text}; {window.history} observations, the oldest first, and {window.horizon} actions, "
+        f"{window.execute} of them to be executed"
+    )
 
 
 def snippet(name: str, path: Path, graph: PolicyGraph) -> list[str]:

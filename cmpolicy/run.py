@@ -133,7 +133,8 @@ class Run:
         act = self.acting(best_of, mode_of, steps)
         environment = self.record.environment(env)
         references = self.record.references
-        score = evaluate_agent(act, environment, references, episodes, seed, self.device)
+        window = self.policy.window
+        score = evaluate_agent(act, environment, references, episodes, seed, self.device, window)
         candidates = best_of or self.agent.candidates
         row = {
             "checkpoint": self.checkpoint,
@@ -160,7 +161,7 @@ class Run:
         generator = torch.Generator(device=self.device).manual_seed(seed)
         act = self.acting(**options)(generator)
         path = self.path / f"video-{self.checkpoint}.mp4"
-        return write_video(act, self.record.environment(env), path, seed)
+        return write_video(act, self.record.environment(env), path, seed, self.policy.window)
 
     def export(
         self, path: str | PathLike[str], format: str = "onnx", *, mode_of: int | None = None

@@ -23,6 +23,8 @@ from cmpolicy.atomic_file import write_atomically
 from cmpolicy.cli.command import resolve_device, run
 from cmpolicy.cli.resume import load_config
 from cmpolicy.cli.run_config import check_positive, check_seed
+from cmpolicy.datasets.n_step_returns import n_step
+from cmpolicy.datasets.windows import windowed
 from cmpolicy.errors import InputError
 from cmpolicy.policy.consistency_policy import ConsistencyPolicy
 from cmpolicy.rl.config import RLConfig
@@ -78,7 +80,11 @@ def select(config: SelectConfig, overrides: list[str]) -> None:
         trained.dataset.path, trained.dataset.source = config.data, "auto"
     dataset = load_dataset(trained).to(device)
     policies = [ConsistencyPolicy.load(directory.policy_path(step), device) for step in steps]
-    mode_of = trained.agent.mode_of
+    mode_of, window = trained.agent.mode_of, policies[0].window
+    if dataset.frames is not None:
+        raise InputError(f"{config.run} saw pictures; only policies of vectors are valued")
+    dataset = windowed(dataset, window.history, window.horizon)
+    dataset = n_step(dataset, window.execute, config.discount)
     with tqdm(total=config.updates, unit="update", desc="fitted Q", disable=None) as bar:
         values = fitted_q_evaluation(
             [functools.partial(policy.mode, samples=mode_of) for policy in policies],

@@ -117,7 +117,8 @@ def train_as(
     use_precision(precision, device)
     torch.manual_seed(config.seed)
     task = make_task(config, device, ranks, data)
-    growing = isinstance(task.dataset, GrowingDataset)
+    pictures = getattr(task.dataset, "frames", None) is not None  # they may be in a file
+    growing = pictures or isinstance(task.dataset, GrowingDataset)
     acceleration = resolve_acceleration(
         config.accelerate, task.learner, device, config.steps, growing=growing
     )

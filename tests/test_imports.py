@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tensor_file": {"errors", "atomic_file"},
     "plugins": {"errors"},
     "consistency": set(),
-    "networks": set(),
+    "networks": {"consistency"},
     "training": {"errors", "atomic_file", "tensor_file", "directory_lock"},
     "comparison": {"errors", "atomic_file", "training"},
     "policy": {
@@ -45,8 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"errors", "atomic_file", "plugins", "training", "acceleration"},
     "generative": {"errors", "plugins", "consistency", "networks", "training"},
     "rl": {
-        *("errors", "array_types", "plugins", "datasets", "agents", "training", "acceleration"),
-        "cli",
+        *("errors", "array_types", "plugins", "policy", "datasets", "agents", "training"),
+        *("acceleration", "cli"),
     },
     "images": {
         *FOUNDATION,

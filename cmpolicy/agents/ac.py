@@ -91,15 +91,16 @@ class ConsistencyAC(CriticAgent):
 
     def prepare(self, dataset: TransitionDataset) -> TransitionDataset:
         """As of every agent with critics; with returns, and weights of imitated actions."""
-        for policy in (self.clone, self.average_clone):
-            policy.fit_normalizers(dataset.observations, dataset.actions)
         temperature = self.config.return_temperature
         weighted = dataset.weighted_by_return(temperature) if temperature else dataset
-        return with_returns(super().prepare(weighted), self.config.discount)
+        prepared = super().prepare(with_returns(weighted, self.config.discount))
+        for policy in (self.clone, self.average_clone):
+            policy.fit_normalizers(prepared.measured, prepared.actions)
+        return prepared
 
     def scale_of_rewards(self, dataset: TransitionDataset) -> Tensor:
         """1/std of the discounted returns, which gives values a spread of one."""
-        returns = discounted_returns(dataset.rewards, dataset.episode_ends, self.config.discount)
+        returns = discounted_returns(dataset.rewards, dataset.stops, self.config.discount)
         scale = 1 / returns.std(correction=0).clamp_min(1e-6)
         for critic in (self.critic, self.target_critic):
             critic.value_mean.copy_(scale * returns.mean())

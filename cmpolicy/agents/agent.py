@@ -17,6 +17,7 @@ from cmpolicy.consistency.ema import ema_update, rising_decay
 from cmpolicy.consistency.randomness import draw_softmax
 from cmpolicy.consistency.sampling import few_step_levels
 from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
+from cmpolicy.datasets.windows import windowed
 from cmpolicy.errors import InputError
 from cmpolicy.policy.config import PolicyConfig
 from cmpolicy.policy.consistency_policy import ConsistencyPolicy
@@ -126,9 +127,10 @@ class Agent(nn.Module):
         return self.Policy(obs_dim, len(low), low, high, self.config.policy, mode_of=mode_of)
 
     def prepare(self, dataset: TransitionDataset) -> TransitionDataset:
-        """Before the first update: measure the data's statistics, give the data to train on."""
+        """Before the first update: measure statistics, give the data in the policy's windows."""
+        dataset = windowed(dataset, self.policy.window.history, self.policy.window.horizon)
         for policy in (self.policy, self.average_policy):
-            policy.fit_normalizers(dataset.observations, dataset.actions)
+            policy.fit_normalizers(dataset.measured, dataset.actions)
         return dataset
 
     @property
@@ -224,7 +226,7 @@ class Agent(nn.Module):
         steps: int | None = None,
         generator: torch.Generator | None = None,
     ) -> FloatArray:
-        """Actions of the averaged policy: (N, obs_dim) → (N, action_dim).
+        """Actions of the averaged policy: (N, obs_dim) → (N, action_dim), both of its `window`.
 
         Args:
             best_of: candidates an observation, of which `value` picks the best; if not given,
@@ -234,9 +236,8 @@ class Agent(nn.Module):
             steps: network calls an action, if not those of the policy; see `check_steps`.
         """
         obs = torch.from_numpy(observations).to(self.step.device)
-        options = {"best_of": best_of, "mode_of": mode_of, "steps": steps}
-        result: FloatArray = self.choose(obs, **options, generator=generator).cpu().numpy()
-        return result
+        how: Any = {"best_of": best_of, "mode_of": mode_of, "steps": steps}
+        return self.choose(obs, **how, generator=generator).cpu().numpy()
 
     def choose(
         self,

@@ -24,7 +24,7 @@ class CriticConfig(AgentConfig):
 
     Attributes:
         discount: γ.
-        n_step: length of the critics' targets, in steps of one episode.
+        n_step: length of the critics' targets, in steps of one episode, or in chunks.
         tau: rate at which the target critic follows.
         critic_learning_rate: of Adam, for the critics.
         critic_hidden, critic_ensemble, critic_activation, critic_layer_norm: see `EnsembleCritic`.
@@ -77,7 +77,7 @@ class CriticAgent(Agent):
 
     def __init__(self, spaces: Spaces, config: CriticConfig, total_steps: int) -> None:
         super().__init__(spaces, config, total_steps)
-        self.critic = self.make_critic(spaces.action_dim, config.critic_ensemble)
+        self.critic = self.make_critic(self.policy.action_dim, config.critic_ensemble)
         self.target_critic = frozen_copy(self.critic)
         self.register_buffer("reward_scale", torch.ones(()))
         self.register_buffer("largest_return", torch.zeros(()))
@@ -100,24 +100,29 @@ class CriticAgent(Agent):
         return critic
 
     def prepare(self, dataset: TransitionDataset) -> TransitionDataset:
-        """Measure the statistics; the data becomes transitions over `n_step` steps."""
-        super().prepare(dataset)
+        """Measure the statistics; the data becomes transitions over `n_step` steps.
+
+        A step of them is what `execute` actions do, so that one backup is that of a chunk: its
+        rewards, and one bootstrap (Li et al. 2025, eq. 7).
+        """
+        dataset = super().prepare(dataset)
         for module in self.modules():
             if isinstance(module, EnsembleCritic):
                 module.obs_mean.copy_(self.policy.obs_mean)
                 module.obs_std.copy_(self.policy.obs_std)
         self.reward_scale.fill_(self.scale_of_rewards(dataset))
         self.largest_return.zero_()
-        self.widen_limits(dataset.rewards, dataset.episode_ends)
+        self.widen_limits(dataset.rewards, dataset.stops)
         if (dataset.episode_ends & (dataset.terminals == 0)).any():
             forever = dataset.rewards.abs().mean() / (1 - self.config.discount)
             largest = torch.maximum(self.largest_return, self.reward_scale * forever)
             self.largest_return.copy_(largest)
-        return n_step(dataset, self.config.n_step, self.config.discount)
+        steps = self.config.n_step * self.policy.window.execute
+        return n_step(dataset, steps, self.config.discount)
 
-    def widen_limits(self, rewards: Tensor, episode_ends: Tensor) -> None:
+    def widen_limits(self, rewards: Tensor, stops: Tensor) -> None:
         """Take the returns of whole episodes into `largest_return`: (N,), (N,) bool."""
-        returns = discounted_returns(rewards, episode_ends, self.config.discount)
+        returns = discounted_returns(rewards, stops, self.config.discount)
         largest = self.reward_scale * returns.abs().max().to(self.reward_scale)
         self.largest_return.copy_(torch.maximum(self.largest_return, largest))
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cmpolicy.datasets.transitions import ReturnsToEnd, TransitionDataset
+from cmpolicy.datasets.windows import first_and_last
 from cmpolicy.errors import InputError
 
 
@@ -14,7 +15,7 @@ def n_step(dataset: TransitionDataset, steps: int, discount: float) -> Transitio
 
     `rewards` become Σ_i γ^i r_{t+i}, `next_observations` those after the last of the k steps, and
     `terminals` 1 − γ^{k−1} (1 − terminal), so that y = r + γ (1 − terminal) Q(s') is the n-step
-    target as it stands. An episode's end cuts k short.
+    target as it stands. An episode's end cuts k short, and a terminal inside one.
 
     Raises:
         InputError: unless `steps` is at least 1.
@@ -22,29 +23,30 @@ def n_step(dataset: TransitionDataset, steps: int, discount: float) -> Transitio
     if steps < 1:
         raise InputError(f"n-step targets over {steps} steps, expected at least 1")
     start = torch.arange(len(dataset), device=dataset.device)
-    last, alive = start.clone(), torch.ones_like(dataset.episode_ends)
+    stops = dataset.stops
+    last, alive = start.clone(), torch.ones_like(stops)
     rewards = torch.zeros_like(dataset.rewards)
     for i in range(steps):
         here = (start + i).clamp(max=len(dataset) - 1)
         rewards += discount**i * alive * dataset.rewards[here]
         last = torch.where(alive, here, last)
-        alive = alive & ~dataset.episode_ends[here]
+        alive = alive & ~stops[here]
     going_on = discount ** (last - start).to(rewards) * (1 - dataset.terminals[last])
     transitions = dataset.transitions._replace(
         rewards=rewards,
         next_observations=dataset.next_observations[last],
         terminals=1 - going_on,
     )
-    return TransitionDataset(transitions, dataset.episode_ends, dataset.info, dataset.weights)
+    return dataset.changed(transitions=transitions)
 
 
-def discounted_returns(rewards: Tensor, episode_ends: Tensor, discount: float) -> Tensor:
-    """Σ_i γ^i r_{t+i} to the end of the episode, from every transition: (N,), (N,) bool → (N,).
+def discounted_returns(rewards: Tensor, stops: Tensor, discount: float) -> Tensor:
+    """Σ_i γ^i r_{t+i} to the next of `stops`, from every transition: (N,), (N,) bool → (N,).
 
     What lies beyond a timeout is unknown and not counted.
     """
     returns, span = rewards.clone(), 1
-    alive = ~episode_ends  # no end among the `span` transitions from here
+    alive = ~stops  # no end among the `span` transitions from here
     while span < len(rewards) and alive.any():
         # doubles the span: what `span` transitions gave, and what they gave from there
         going_on = alive[:-span]
@@ -60,9 +62,9 @@ def with_returns(dataset: TransitionDataset, discount: float) -> TransitionDatas
     y = return + γ (1 − final_terminal) Q(s_final) is the Monte-Carlo target, with a bootstrap
     where a timeout cut the episode.
     """
-    rewards, ends = dataset.rewards, dataset.episode_ends
+    rewards = dataset.rewards
     index = torch.arange(len(dataset), device=dataset.device)
-    last = torch.where(ends, index, len(dataset)).flip(0).cummin(0).values.flip(0)
+    last = first_and_last(dataset.stops)[1]
     going_on = discount ** (last - index).to(rewards) * (1 - dataset.terminals[last])
-    to_end = ReturnsToEnd(discounted_returns(rewards, ends, discount), last, 1 - going_on)
-    return TransitionDataset(dataset.transitions, ends, dataset.info, dataset.weights, to_end)
+    to_end = ReturnsToEnd(discounted_returns(rewards, dataset.stops, discount), last, 1 - going_on)
+    return dataset.changed(to_end=to_end)

@@ -19,6 +19,14 @@ from cmpolicy.datasets.minari_source import (
     minari_directory,
     minari_on_disk,
 )
+from cmpolicy.datasets.ogbench import (
+    download_ogbench,
+    load_ogbench,
+    ogbench_directory,
+    ogbench_names,
+    ogbench_on_disk,
+)
+from cmpolicy.datasets.pictures import load_npz
 from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
 from cmpolicy.errors import InputError
 
@@ -31,6 +39,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "auto": ("d4rl_disk", "minari_disk", "d4rl_download", "minari_download", "sample"),
     "d4rl": ("d4rl_disk", "d4rl_download"),
     "minari": ("minari_disk", "minari_download"),
+    "ogbench": ("ogbench_disk", "ogbench_download"),
     "d4rl_package": ("d4rl_package",),
     "sample": ("sample",),
 }
@@ -42,7 +51,7 @@ class Wanted:
 
     Attributes:
         name: the task, such as `hopper-medium`.
-        d4rl_id, minari_id: D4RL's and Minari's ids for it, if they have it.
+        d4rl_id, minari_id, ogbench_id: ids of D4RL, Minari and OGBench for it, if they have it.
         max_episode_steps, registered_limit: where episodes of flat files without `timeouts` were
             cut, as configured and as the evaluation environment has it; see `time_limit`.
     """
@@ -50,6 +59,7 @@ class Wanted:
     name: str
     d4rl_id: str | None = None
     minari_id: str | None = None
+    ogbench_id: str | None = None
     max_episode_steps: int | None = None
     registered_limit: int | None = None
 
@@ -70,6 +80,7 @@ def resolve_dataset(
     source: str = "auto",
     path: str | PathLike[str] | None = None,
     *,
+    ogbench_id: str | None = None,
     max_episode_steps: int | None = None,
     registered_limit: int | None = None,
 ) -> TransitionDataset:
@@ -81,19 +92,21 @@ def resolve_dataset(
     try is one line in the log; `info.source` and `info.dataset_id` say what was taken.
 
     Args:
-        name, d4rl_id, minari_id, max_episode_steps, registered_limit: see `Wanted`.
-        source: a key of `SOURCES`; all but `auto` force one kind.
-        path: an HDF5 file, a Minari dataset's directory, or a Minari id, used instead.
+        name, d4rl_id, minari_id, ogbench_id, max_episode_steps, registered_limit: see `Wanted`.
+        source: a key of `SOURCES`; all but `auto` force one kind. A task of OGBench's is looked for
+            there alone.
+        path: an HDF5 file, a Minari dataset's directory or id, OGBench's file, or an archive of
+            pictures, used instead.
 
     Raises:
         InputError: an unknown source, a broken file, or nothing anywhere.
     """
-    wanted = Wanted(name, d4rl_id, minari_id, max_episode_steps, registered_limit)
+    wanted = Wanted(name, d4rl_id, minari_id, ogbench_id, max_episode_steps, registered_limit)
     if path is not None:
         return _logged(name, load_path(path, wanted))
     if source not in SOURCES:
         raise InputError(f"no dataset source {source!r}, expected one of {', '.join(SOURCES)}")
-    tried = []
+    tried, source = [], "ogbench" if ogbench_id and source == "auto" else source
     for place in SOURCES[source]:
         found = _PLACES[place](wanted)
         if isinstance(found, TransitionDataset):
@@ -118,6 +131,8 @@ def load_path(
         InputError: nothing of that kind there, or it does not read.
     """
     place = Path(path).expanduser()
+    if wanted.ogbench_id is not None and place.is_file():
+        return load_ogbench(wanted.ogbench_id, place)
     if place.is_dir():
         parts = sorted(place.glob("*.hdf5")) + sorted(place.glob("*.h5"))
         if parts and not (place / "data").is_dir():
@@ -136,6 +151,8 @@ def load_path(
                     f"downloading it failed: {error}"
                 ) from None
         return load_minari(str(path))
+    if place.suffix == ".npz" and place.is_file():
+        return load_npz(place)
     d4rl_id = recognised(place) if place.is_file() else None
     if d4rl_id is None:
         return wanted.load_hdf5(place)
@@ -180,6 +197,15 @@ def _downloaded(
     return place(task)
 
 
+def _ogbench_disk(task: Wanted) -> TransitionDataset | str:
+    if task.ogbench_id is None:
+        return "OGBench has no such task"
+    file = ogbench_on_disk(task.ogbench_id)
+    if file is None:
+        return f"no {ogbench_names(task.ogbench_id)[0]} in {ogbench_directory()}"
+    return load_ogbench(task.ogbench_id, file)
+
+
 def _d4rl_package(task: Wanted) -> TransitionDataset | str:
     return load_d4rl_package(task.d4rl_id) if task.d4rl_id else "D4RL has no such task"
 
@@ -197,6 +223,10 @@ _PLACES: dict[str, Place] = {
     "d4rl_download": lambda task: _downloaded(task.d4rl_id, download_d4rl, _d4rl_disk, task),
     "minari_download": lambda task: _downloaded(
         task.minari_id, download_minari, _minari_disk, task
+    ),
+    "ogbench_disk": _ogbench_disk,
+    "ogbench_download": lambda task: _downloaded(
+        task.ogbench_id, download_ogbench, _ogbench_disk, task
     ),
     "d4rl_package": _d4rl_package,
     "sample": _sample,

@@ -16,6 +16,8 @@ from cmpolicy.datasets.alignment import Episode, Steps, align_arrays, align_epis
 from cmpolicy.datasets.return_weights import ReturnWeights, draw_shares
 from cmpolicy.errors import InputError
 
+MEASURED_PICTURES = 2_000
+LARGE = 1 << 30  # bytes of pictures, from which they stay in a file
 CONSTANT = 1e-6  # spread of an entry that never moves, in units of its size: float32 rounding
 
 
@@ -62,13 +64,14 @@ class DatasetInfo:
     """
 
     dataset_id: str = "custom"
-    source: str = "numpy"  # d4rl, minari, d4rl_package, sample, file, numpy
+    source: str = "numpy"  # d4rl, minari, ogbench, regenerated, d4rl_package, sample, file, numpy
     path: str | None = None
     env_id: str | None = None  # the environment recorded with the data, and how it was made:
     env_kwargs: dict[str, Any] = field(default_factory=dict, repr=False)
     env_wrappers: list[dict[str, Any]] = field(default_factory=list, repr=False)
     max_episode_steps: int | None = None  # of that environment
     observation_keys: list[str] | None = None  # of dictionaries, in the order of the vector
+    picture_shape: list[int] | None = None  # of what observations begin with
     comparable: bool = False  # with published scores on `dataset_id`
     transitions: int = 0
     episodes: int = 0
@@ -84,11 +87,13 @@ class TransitionDataset:
     Attributes:
         transitions: all of them as one batch; its first five columns are attributes as well.
             `terminals` are 1 only where the environment ended the episode: a timeout or truncation
-            ends a trajectory without masking the bootstrap.
+            ends a trajectory without masking the bootstrap. OGBench's recordings go on after them.
         episode_ends: (N,) bool, True at the last transition of each episode.
         info: where the data came from.
         weights: by which transitions are imitated; None where all are imitated alike.
         to_end: what follows to the end of the episode; None where batches look one step ahead.
+        frames: pictures that observations are the numbers of, (M, obs_dim), uint8 and perhaps in a
+            file; None where observations are as they are. Batches hold the pictures.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class TransitionDataset:
         info: DatasetInfo,
         weights: ReturnWeights | None = None,
         to_end: ReturnsToEnd | None = None,
+        frames: Tensor | None = None,
     ) -> None:
         self.transitions = TransitionBatch.of(transitions.recorded)
         self.observations, self.actions, self.rewards = self.transitions[:3]
@@ -106,6 +112,12 @@ class TransitionDataset:
         self.info = info
         self.weights = weights
         self.to_end = to_end
+        self.frames = frames
+
+    def changed(self, **changes: Any) -> TransitionDataset:
+        """Make one of the same steps, of which some attributes are others."""
+        names = ("transitions", "episode_ends", "info", "weights", "to_end", "frames")
+        return TransitionDataset(**{name: getattr(self, name) for name in names} | changes)
 
     @classmethod
     def from_arrays(
@@ -187,17 +199,19 @@ class TransitionDataset:
 
     @property
     def obs_dim(self) -> int:
-        """Size of an observation."""
-        return self.observations.shape[1]
+        return self.observations.shape[1] if self.frames is None else self.frames.shape[1]
 
     @property
     def action_dim(self) -> int:
-        """Size of an action."""
         return self.actions.shape[1]
 
     @property
+    def stops(self) -> Tensor:
+        """Where returns end, (N,) bool: with the episode, and at a terminal inside one."""
+        return self.episode_ends | (self.terminals > 0)
+
+    @property
     def device(self) -> torch.device:
-        """Where the tensors live."""
         return self.rewards.device
 
     @cached_property
@@ -242,26 +256,47 @@ class TransitionDataset:
         def rows(column: Tensor, index: Tensor) -> Tensor:
             return column.index_select(0, index.flatten()).view(*index.shape, *column.shape[1:])
 
-        batch = TransitionBatch.of(rows(column, index) for column in self.transitions.recorded)
+        recorded = [rows(column, index) for column in self.transitions.recorded]
+        for column in (0, 3) if self.frames is not None else ():
+            recorded[column] = self.seen(recorded[column])
+        batch = TransitionBatch.of(recorded)
         if self.to_end is not None:
+            last = rows(self.to_end.last, index)
             batch = batch._replace(
                 returns=rows(self.to_end.returns, index),
-                final_observations=rows(self.next_observations, rows(self.to_end.last, index)),
+                final_observations=self.seen(rows(self.next_observations, last)),
                 final_terminals=rows(self.to_end.terminals, index),
             )
         if imitated is None or imitated is index:
             return batch
         return batch._replace(
-            imitated_observations=rows(self.observations, imitated),
+            imitated_observations=self.seen(rows(self.observations, imitated)),
             imitated_actions=rows(self.actions, imitated),
         )
 
+    def seen(self, observations: Tensor) -> Tensor:
+        """Look up the pictures that observations are the numbers of: (…, n) → (…, n · obs_dim)."""
+        if self.frames is None:
+            return observations
+        numbers = observations.long().to(self.frames.device).flatten()
+        pictures = self.frames.index_select(0, numbers).to(observations.device)
+        return pictures.float().view(*observations.shape[:-1], -1)
+
+    @property
+    def measured(self) -> Tensor:
+        """Observations to measure statistics by, (n, obs_dim): of pictures at most 2,000."""
+        every = 1 if self.frames is None else -(-len(self) // MEASURED_PICTURES)
+        return self.seen(self.observations[::every])
+
     def to(self, device: torch.device | str) -> TransitionDataset:
-        """Move to a device."""
         moved = TransitionBatch.of(column.to(device) for column in self.transitions.recorded)
         weights = self.weights and self.weights.to(device)
         to_end = self.to_end and ReturnsToEnd(*(column.to(device) for column in self.to_end))
-        return TransitionDataset(moved, self.episode_ends.to(device), self.info, weights, to_end)
+        ends, frames = self.episode_ends.to(device), self.frames
+        if frames is not None and frames.nbytes < LARGE:
+            frames = frames.to(device)
+        changes = {"weights": weights, "to_end": to_end, "frames": frames}
+        return self.changed(transitions=moved, episode_ends=ends, **changes)
 
     def replace(self, *, rewards: Tensor) -> TransitionDataset:
         """Exchange the rewards, (N,); `info` keeps the recorded returns.
@@ -274,17 +309,12 @@ class TransitionDataset:
                 f"rewards has shape {tuple(rewards.shape)}, expected {tuple(self.rewards.shape)}"
             )
         replaced = self.transitions._replace(rewards=rewards.to(self.rewards))
-        return TransitionDataset(replaced, self.episode_ends, self.info, self.weights)
+        return self.changed(transitions=replaced, to_end=None)
 
     def weighted_by_return(self, temperature: float) -> TransitionDataset:
         """Imitate transitions of good episodes more often, see `ReturnWeights`."""
-        ends = self.episode_ends
-        weights = ReturnWeights.of(self.episode_returns(), ends, temperature)
-        return TransitionDataset(self.transitions, ends, self.info, weights, self.to_end)
+        weights = ReturnWeights.of(self.episode_returns(), self.episode_ends, temperature)
+        return self.changed(weights=weights)
 
     def at_return_temperature(self, temperature: float) -> TransitionDataset:
-        """Change the temperature of the weights, where there are weights."""
-        weights = self.weights and self.weights.at(temperature)
-        return TransitionDataset(
-            self.transitions, self.episode_ends, self.info, weights, self.to_end
-        )
+        return self.changed(weights=self.weights and self.weights.at(temperature))

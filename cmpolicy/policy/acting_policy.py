@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from cmpolicy.array_types import FloatArray
 from cmpolicy.policy.action_bounds import ActionBound
+from cmpolicy.policy.action_chunks import ChunkQueue, Window
 from cmpolicy.policy.config import PolicyConfig
 from cmpolicy.policy.hub import Shared
 from cmpolicy.policy.observations import dimensions, observation_array
@@ -36,6 +38,7 @@ class ActingPolicy(Shared, nn.Module):
     obs_dim: int
     action_dim: int
     mode_of: int
+    queue: ChunkQueue
     obs_mean: Tensor
     mode: Callable[..., Tensor]
 
@@ -47,6 +50,11 @@ class ActingPolicy(Shared, nn.Module):
             ValueError: for other spaces; of a dictionary it names the wrapper.
         """
         return cls(**dimensions(observation_space, action_space), **options)
+
+    @property
+    def window(self) -> Window:
+        """The observations that it sees and the actions that it gives."""
+        return self.config.window
 
     def _rows(self, observations: Tensor) -> Tensor:
         """(..., obs_dim) → (B, obs_dim); ValueError for any other size of the last axis."""
@@ -62,6 +70,7 @@ class ActingPolicy(Shared, nn.Module):
         self,
         observation: npt.ArrayLike | Tensor,
         *,
+        episode_start: npt.ArrayLike | None = None,
         mode_of: int | None = None,
         levels: Sequence[float] | None = None,
         generator: torch.Generator | None = None,
@@ -69,9 +78,12 @@ class ActingPolicy(Shared, nn.Module):
         """Actions for an environment: (..., obs_dim) → (..., action_dim), always NumPy's float32.
 
         What is not given is the policy's own, which its file keeps: a policy saved by a run acts
-        as the run evaluated it. Large batches are computed in parts.
+        as the run evaluated it. Large batches are computed in parts. A policy with a horizon or a
+        history remembers what it planned and saw in each of these environments.
 
         Args:
+            episode_start: (...) bool, where an episode begins with this observation; `reset` says
+                so of all.
             mode_of: take the mode of so many samples, which draws nothing; 1 for a plain sample.
             levels: noise levels of sampling.
 
@@ -83,7 +95,23 @@ class ActingPolicy(Shared, nn.Module):
             raise ValueError(f"mode_of must be at least 1, got {mode_of}")
         dtype = self.obs_mean.dtype
         array = observation_array(observation, np.float64 if dtype == torch.float64 else np.float32)
-        batch = self._rows(torch.from_numpy(array)).to(self.obs_mean.device, dtype)
+        plan = functools.partial(self._plan, mode_of, levels, generator)
+        starts = None if episode_start is None else np.asarray(episode_start, np.bool_)
+        return self.queue.act(plan, array, starts)
+
+    def reset(self) -> None:
+        """Begin new episodes wherever `act` acts."""
+        self.queue.reset()
+
+    def _plan(
+        self,
+        mode_of: int,
+        levels: Sequence[float] | None,
+        generator: torch.Generator | None,
+        array: FloatArray,
+    ) -> FloatArray:
+        """`act` without a memory: of whole histories, whole chunks."""
+        batch = self._rows(torch.from_numpy(array)).to(self.obs_mean)
         rows = max(1, MAX_NUMBERS // (mode_of**2 * self.action_dim + max(self.config.hidden)))
 
         def sample(part: Tensor) -> Tensor:
@@ -109,17 +137,17 @@ class ActingPolicy(Shared, nn.Module):
         """
         mode = self.mode_of if self.mode_of > 1 else DETERMINISTIC
         mode_of = None if deterministic is None else mode if deterministic else 1
-        return self.act(observation, mode_of=mode_of), state
+        return self.act(observation, episode_start=episode_start, mode_of=mode_of), state
 
     @property
     def arguments(self) -> dict[str, Any]:
         """What makes such a policy, for `save` and for checkpoints: JSON values."""
         return {
             "policy": type(self).__name__,
-            "obs_dim": self.obs_dim,
-            "action_dim": self.action_dim,
-            "action_low": self.bound.given_low.tolist(),
-            "action_high": self.bound.given_high.tolist(),
+            "obs_dim": self.obs_dim // self.window.history,
+            "action_dim": (one := self.action_dim // self.window.horizon),
+            "action_low": self.bound.given_low[:one].tolist(),
+            "action_high": self.bound.given_high[:one].tolist(),
             "mode_of": self.mode_of,
             **dataclasses.asdict(self.config),
         }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cmpolicy.networks.mlp import ConditionalMLP
+from cmpolicy.networks.picture_encoder import PictureEncoder
 from cmpolicy.plugins import find, registering
 
 Make = Callable[..., nn.Module]
@@ -17,7 +18,8 @@ Make = Callable[..., nn.Module]
 # (B, condition_dim)) → (B, action_dim). One with an `embedding` is given levels embedded by it.
 NETWORKS: dict[str, Make] = {"mlp": ConditionalMLP}
 # (obs_dim, **encoder_options) → normalised observations (B, obs_dim) → features (B, n)
-ENCODERS: dict[str, Make] = {}
+# One may have `units`, what entries are normalised by, and `augment`, what training does to them.
+ENCODERS: dict[str, Make] = {"conv": PictureEncoder}
 REGISTRIES = {"network": NETWORKS, "encoder": ENCODERS}
 
 register_network = registering("network", NETWORKS)
@@ -79,7 +81,8 @@ def check_sizes(arguments: Mapping[str, Any], state: Mapping[str, Tensor]) -> No
     It comes before the networks, which would take whatever memory a file asks for.
     """
     obs_dim, action_dim = len(state["obs_mean"]), len(state["bound.low"])
-    sizes: dict[str, Any] = {"obs_dim": obs_dim, "action_dim": action_dim}
+    history, horizon = (arguments.get(key, 1) for key in ("history", "horizon"))
+    sizes: dict[str, Any] = {"obs_dim": obs_dim / history, "action_dim": action_dim / horizon}
     network, encoder = arguments.get("network", "mlp"), arguments.get("encoder")
     if network == "mlp":
         layers = range(len(arguments["hidden"]))

@@ -16,6 +16,7 @@ from cmpolicy.networks.embeddings import EMBEDDINGS
 from cmpolicy.networks.mlp import ACTIVATIONS
 from cmpolicy.plugins import find, registering
 from cmpolicy.policy.action_bounds import BOUNDS
+from cmpolicy.policy.action_chunks import Window
 from cmpolicy.policy.architecture import check_name, make_module
 
 # iCT was tuned on images. On hopper one-step actions are best with its first ten levels
@@ -46,6 +47,9 @@ class PolicyConfig:
         steps: network calls an action, on a Karras grid.
         levels: noise levels of sampling, decreasing, in place of `steps`.
         normalize_obs: standardise observations before they enter the network.
+        horizon: actions that are given at once, a chunk.
+        execute: of these are done before the next are asked for; all by default.
+        history: observations that are seen, the last ones.
 
     Raises:
         ValueError: for an unknown name or a value out of range.
@@ -67,6 +71,9 @@ class PolicyConfig:
     steps: int = 1
     levels: list[float] | None = None
     normalize_obs: bool = True
+    horizon: int = 1
+    execute: int | None = None
+    history: int = 1
 
     PARAMETERIZATIONS: ClassVar[dict[str, Callable[..., Parameterization]]] = {**PARAMETERIZATIONS}
     LOSSES: ClassVar[dict[str, Callable[..., Loss]]] = LOSSES
@@ -94,6 +101,10 @@ class PolicyConfig:
             )
         self.sigma_min, self.sigma_max = float(self.sigma_min), float(self.sigma_max)
         self.steps = check_count("steps", self.steps, MAX_STEPS)
+        self.horizon = check_count("horizon", self.horizon, MAX_STEPS)
+        self.history = check_count("history", self.history, MAX_STEPS)
+        if self.execute is not None:
+            self.execute = check_count("execute", self.execute, self.horizon)
         check_count("the number of hidden layers", len(self.hidden), MAX_LAYERS)
         self.hidden = [check_count("each width in hidden", w, MAX_WIDTH) for w in self.hidden]
         if self.levels is not None:
@@ -106,6 +117,11 @@ class PolicyConfig:
             self.make_loss()
         except TypeError as error:
             raise ValueError(f"loss_options do not fit loss {self.loss!r}: {error}") from None
+
+    @property
+    def window(self) -> Window:
+        """What the policy sees and gives."""
+        return Window(self.horizon, self.execute or self.horizon, self.history)
 
     def make_network(self, action_dim: int, condition_dim: int) -> nn.Module:
         """Make the network that `network` and its options describe."""

@@ -16,6 +16,7 @@ from cmpolicy.consistency.randomness import even_noise, normal
 from cmpolicy.consistency.sampling import few_step_levels, find_mode
 from cmpolicy.policy.acting_policy import ActingPolicy
 from cmpolicy.policy.action_bounds import LATENT_STD, ActionBound
+from cmpolicy.policy.action_chunks import ChunkQueue, tiled
 from cmpolicy.policy.architecture import name_of, width_of
 from cmpolicy.policy.config import PolicyConfig, check_count
 from cmpolicy.policy.few_step_sampler import FewStepSampler
@@ -32,8 +33,11 @@ class ConsistencyPolicy(ActingPolicy):
     `policy.act(obs)` gives NumPy actions for an environment. Observations may have any leading
     shape (..., obs_dim).
 
+    With a `horizon` an action below is a chunk of so many, one after the other, with a `history`
+    an observation the last ones, the oldest first; `act` alone takes and gives those of one step.
+
     Args:
-        obs_dim, action_dim: numbers of entries.
+        obs_dim, action_dim: numbers of entries, of one step; the attributes are those of all.
         action_low, action_high: bounds of the environment, a number or (action_dim,).
         config: architecture, loss and sampling; `PolicyConfig()` by default.
         mode_of: how it acts, see `act`: by the mode of so many samples, or by one.
@@ -67,8 +71,11 @@ class ConsistencyPolicy(ActingPolicy):
             if given is not None:
                 overrides[kind] = name_of(kind, given) if isinstance(given, nn.Module) else given
         self.config = config = dataclasses.replace(config or self.Config(), **overrides)
-        self.obs_dim = obs_dim = check_count("obs_dim", obs_dim, MAX_DIM)
-        self.action_dim = action_dim = check_count("action_dim", action_dim, MAX_DIM)
+        self.obs_dim = obs_dim = check_count("obs_dim", obs_dim, MAX_DIM) * config.history
+        one = check_count("action_dim", action_dim, MAX_DIM)
+        bounds = [tiled(end, one, config.horizon) for end in (action_low, action_high)]
+        self.action_dim = action_dim = one * config.horizon
+        self.queue = ChunkQueue(config.window)
         self.mode_of = check_count("mode_of", mode_of, MAX_MODE_OF)
         self.parameterization = config.PARAMETERIZATIONS[config.parameterization](
             LATENT_STD, config.sigma_min, config.sigma_max
@@ -76,7 +83,7 @@ class ConsistencyPolicy(ActingPolicy):
         grid = few_step_levels(config.steps, self.parameterization)
         self.levels = grid if config.levels is None else list(config.levels)
         self.consistency_loss = config.make_loss()
-        self.bound = ActionBound(config.bound, action_dim, action_low, action_high)
+        self.bound = ActionBound(config.bound, action_dim, *bounds)
         self.encoder = encoder if isinstance(encoder, nn.Module) else config.make_encoder(obs_dim)
         width = obs_dim if config.encoder is None else width_of(self.encoder, obs_dim)
         made = network if isinstance(network, nn.Module) else config.make_network(action_dim, width)
@@ -97,15 +104,17 @@ class ConsistencyPolicy(ActingPolicy):
         An observation entry that is constant but for rounding has its own size as its unit.
 
         Args:
-            observations: (N, obs_dim).
+            observations: (N, obs_dim), or fewer rows of large ones.
             actions: (N, action_dim), in the environment's units.
 
         Raises:
             ValueError: for other shapes, no rows, NaN or infinity.
         """
         observations, actions = torch.as_tensor(observations), torch.as_tensor(actions)
-        self._check_shapes((len(observations),), observations=observations, actions=actions)
+        self._check_shapes((len(observations),), observations=observations)
+        self._check_shapes((len(actions),), actions=actions)
         mean, unit = mean_and_unit(observations)
+        mean, unit = getattr(self.encoder, "units", lambda *measured: measured)(mean, unit)
         self.bound.fit(actions)
         if self.config.normalize_obs:
             self.obs_mean.copy_(mean)
@@ -243,7 +252,8 @@ class ConsistencyPolicy(ActingPolicy):
         self._check_shapes(
             observations.shape[:-1], observations=observations, actions=actions, weight=weight
         )
-        condition = self.condition(self._rows(observations))
+        rows = self._rows(observations)
+        condition = self.condition(getattr(self.encoder, "augment", nn.Identity())(rows))
         actions = actions.to(condition.dtype).reshape(-1, self.action_dim)
         progress = torch.as_tensor(progress, dtype=condition.dtype, device=condition.device)
         per_sample = self.consistency_loss(

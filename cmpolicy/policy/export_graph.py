@@ -78,6 +78,7 @@ class PolicyGraph(nn.Module):
             "steps": self.steps,
             "mode_of": self.mode_of,
             "noise_inside": self.draws,
+            **self.policy.window._asdict(),
             "inputs": {name: ["batch", *shape] for name, shape in self.inputs.items()},
             "action_low": self.policy.bound.low.tolist(),
             "action_high": self.policy.bound.high.tolist(),

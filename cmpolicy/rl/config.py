@@ -26,11 +26,18 @@ class DatasetConfig:
 
     Attributes:
         source: ``auto`` (see the README for the order), or the one source to use.
-        path: a D4RL-layout HDF5 file, a Minari dataset's directory or id.
+        path: a D4RL-layout HDF5 file, a Minari dataset's directory or id, OGBench's file, or an
+            archive of pictures, see `cmpolicy.datasets.pictures`.
+        future_goals: copies of the steps, in which the goal is what their episode reached later.
     """
 
     source: str = "auto"
     path: str | None = None
+    future_goals: int = 0
+
+    def __post_init__(self) -> None:
+        if self.future_goals < 0:
+            raise ValueError(f"need dataset.future_goals ≥ 0, got {self.future_goals}")
 
 
 @dataclass

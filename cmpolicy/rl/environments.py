@@ -18,15 +18,21 @@ from gymnasium.envs.registration import registry
 from gymnasium.spaces import Box, Dict
 
 from cmpolicy.array_types import FloatArray
-from cmpolicy.datasets.dict_observations import chosen_keys, flatten, vector_at
+from cmpolicy.datasets.dict_observations import chosen_keys, vector_at
+from cmpolicy.datasets.ogbench import SUCCESS, register_ogbench
 from cmpolicy.errors import InputError, override
 from cmpolicy.rl.action_space import with_policy_actions
 from cmpolicy.rl.rollout import EnvironmentFailure
+from cmpolicy.rl.success import SuccessReward
 from cmpolicy.training.random_state import preserved_random_state
 
 log = logging.getLogger("cmpolicy")
 
 ROBOTICS = ("Adroit", "AntMaze", "PointMaze", "FrankaKitchen")
+OGBENCH = (
+    *("cube-", "scene-", "puzzle-", "pointmaze-", "antmaze-", "humanoidmaze-", "antsoccer-"),
+    *("visual-", "powderworld-"),
+)
 LOADERS = ("GymV21", "GymV26")  # make what their keyword arguments name
 NAME_ERRORS = (gymnasium.error.NameNotFound, gymnasium.error.NamespaceNotFound)
 DEFAULT_TIME_LIMIT = 1000  # steps, where neither the environment nor the user says one
@@ -73,6 +79,8 @@ class Environment:
     def _made(self, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
         if self.id.startswith(ROBOTICS):
             register_robotics(self.id)
+        if self.id.startswith(OGBENCH):
+            register_ogbench(f"environment {self.id}")
         try:
             with warnings.catch_warnings():
                 # D4RL's data belong to -v4 on purpose: that a newer version exists is no news.
@@ -87,6 +95,8 @@ class Environment:
             raise self.explained(error) from error
         if isinstance(env.observation_space, Dict):
             env = FlattenDict(env, self.observation_keys)
+        elif len(env.observation_space.shape or ()) == 3:
+            env = gymnasium.wrappers.FlattenObservation(env)
         check_spaces(self.id, env)
         return with_policy_actions(self.id, env)
 
@@ -187,24 +197,28 @@ def module_of(error: BaseException) -> str:
 
 
 class FlattenDict(gymnasium.ObservationWrapper[FloatArray, Any, Any]):
-    """Observations of a dictionary as one vector, as `datasets.dict_observations` puts them."""
+    """Observations of a dictionary as one vector, as `datasets.dict_observations` puts them.
+
+    A picture, flat as well, comes before the vectors.
+    """
 
     def __init__(self, env: gymnasium.Env[Any, Any], keys: list[str] | None) -> None:
         super().__init__(env)
         space = cast("Dict", env.observation_space)
-        self.keys = chosen_keys(space.spaces, keys)
-        boxes = {key: vector_at(space, key) for key in self.keys}
+        boxes = {key: vector_at(space, key) for key in chosen_keys(space.spaces, keys)}
         for key, box in boxes.items():
-            if not isinstance(box, Box) or len(box.shape) != 1:
+            if not isinstance(box, Box) or len(box.shape) not in (1, 3):
                 raise InputError(f"observation {key!r} is {box}, expected a vector (Box)")
+        self.keys = sorted(boxes, key=lambda key: -len(boxes[key].shape))
         low, high = (
-            np.concatenate([getattr(box, end) for box in boxes.values()]) for end in ("low", "high")
+            np.concatenate([getattr(boxes[key], end).ravel() for key in self.keys])
+            for end in ("low", "high")
         )
         self.observation_space = Box(low, high, dtype=low.dtype.type)
 
     def observation(self, observation: Any) -> FloatArray:
         """Flatten."""
-        return flatten(observation, self.keys)
+        return np.concatenate([np.ravel(vector_at(observation, key)) for key in self.keys])
 
 
 def recorded_wrapper(name: str) -> Any:
@@ -213,6 +227,8 @@ def recorded_wrapper(name: str) -> Any:
     Raises:
         InputError: for another name.
     """
+    if name == SUCCESS:
+        return SuccessReward
     kinds = (gymnasium.ObservationWrapper, gymnasium.ActionWrapper, gymnasium.RewardWrapper)
     wrapper = getattr(gymnasium.wrappers, name, None)
     if isinstance(wrapper, type) and issubclass(wrapper, kinds):

@@ -25,7 +25,11 @@ D4RL_KEYS = ["achieved_goal", "observation"]  # of dictionaries: D4RL's data hav
 
 def refuse_environment_keys(config: RLConfig) -> None:
     """Raise InputError for what cannot be done without an environment."""
-    for key, given in (("online.steps", config.online.steps), ("seeds", config.seeds)):
+    for key, given in (
+        ("online.steps", config.online.steps),
+        ("seeds", config.seeds),
+        ("dataset.future_goals", config.dataset.future_goals),
+    ):
         if given:
             raise InputError(f"{key}={given} needs an environment, got env.id={NO_ENVIRONMENT}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 
 from cmpolicy.agents import Agent
 from cmpolicy.agents.critic_agent import CriticAgent
+from cmpolicy.datasets.ogbench import SUCCESS
 from cmpolicy.datasets.replay_buffer import ReplayBuffer
 from cmpolicy.datasets.rewards import RewardTransform
 from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 from cmpolicy.errors import InputError
+from cmpolicy.policy.action_chunks import Window
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.environments import Environment
 from cmpolicy.rl.rollout import EnvironmentFailure, Episode, close
@@ -61,6 +64,11 @@ class OnlineData:
                 f"online.steps={config.online.steps} with agent {config.agent.name}, which does "
                 "not learn from rewards; choose agent=ac, iql or diffusion_ql"
             )
+        if learner.policy.window != Window():
+            raise InputError(
+                f"online.steps={config.online.steps} with {learner.policy.window}: what acts in "
+                "the environment sees one observation and gives one action; train on data alone"
+            )
         self.learner, self.offline, self.transform = learner, offline, transform
         self.offline_updates = config.steps
         self.updates_per_step = config.online.updates_per_step
@@ -69,7 +77,9 @@ class OnlineData:
         self.buffer = ReplayBuffer(
             beside, config.online.steps, learner.config.n_step, learner.config.discount
         )
-        self.environment, self.env = environment, environment.make()
+        own = [w for w in environment.wrappers if w["name"] != SUCCESS]  # the data's rewards
+        self.environment = replace(environment, wrappers=own)
+        self.env = self.environment.make()
         self.episode: Episode | None = None  # None between two
         self.rewards: list[float] = []  # of the episode in progress
         self.returns: list[float] = []

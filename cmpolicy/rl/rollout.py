@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from cmpolicy.array_types import FloatArray
+from cmpolicy.policy.action_chunks import ChunkQueue, Window
 from cmpolicy.training.loop import EvaluationFailed
 
-Act = Callable[[FloatArray], FloatArray]  # (N, obs_dim) → (N, action_dim); or (R, N, …)
+# (N, obs_dim) → (N, action_dim), or (R, N, …); with a window both are those of all its steps
+Act = Callable[[FloatArray], FloatArray]
 MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
 
 log = logging.getLogger("cmpolicy")
+
+PLAIN = Window()
 
 
 class EnvironmentFailure(EvaluationFailed):
@@ -156,17 +161,22 @@ def make_environments(make_env: MakeEnv, count: int) -> list[gymnasium.Env[Any, 
 
 
 def roll_out(
-    act: Act, make_env: MakeEnv, episodes: int, seed: int, parallel: int | None = None
+    act: Act,
+    make_env: MakeEnv,
+    episodes: int,
+    seed: int,
+    parallel: int | None = None,
+    window: Window = PLAIN,
 ) -> Episodes:
     """Play `episodes` episodes, `parallel` at a time; all at once if that is None.
 
     Episode i is seeded with `seed` + i. Each counts once, so long ones count as often as short
-    ones. One call of `act` a step serves all environments.
+    ones. One call of `act` a step serves all environments, or with a `window` one a chunk.
 
     Raises:
         EnvironmentFailure: names the environment and the step.
     """
-    [rolled] = roll_out_seeds(for_one_seed(act), make_env, episodes, [seed], parallel)
+    [rolled] = roll_out_seeds(for_one_seed(act), make_env, episodes, [seed], parallel, window)
     return rolled
 
 
@@ -181,6 +191,7 @@ def roll_out_seeds(
     episodes: int,
     seeds: Sequence[int],
     parallel: int | None = None,
+    window: Window = PLAIN,
 ) -> list[Episodes]:
     """`roll_out` for each of R seeds, the environments of all stepped together.
 
@@ -198,7 +209,8 @@ def roll_out_seeds(
                 Episode(env, seeds[row] + column)
                 for env, (row, column) in zip(envs, together, strict=False)
             ]
-            _play(act, played, [row for row, _ in together], len(seeds))
+            acting = functools.partial(ChunkQueue(window).act, act)
+            _play(acting, played, [row for row, _ in together], len(seeds))
             for place, episode in zip(together, played, strict=True):
                 returns[place], lengths[place] = episode.total, episode.length
     finally:

@@ -15,8 +15,9 @@ from typing import Any
 from gymnasium.envs.registration import EnvSpec, registry
 
 from cmpolicy.errors import InputError
+from cmpolicy.policy.action_chunks import Window
 from cmpolicy.rl.environments import Environment
-from cmpolicy.rl.rollout import Act, EnvironmentFailure, Episodes, roll_out_seeds
+from cmpolicy.rl.rollout import PLAIN, Act, EnvironmentFailure, Episodes, roll_out_seeds
 
 START_SECONDS = 120.0  # for the imports of a process that begins
 READY, ACT, OVER, FAILED = "ready", "act", "over", "failed"  # kinds of messages
@@ -25,7 +26,7 @@ _running: list[RolloutProcess] = []  # at most one, for the next evaluation
 
 
 def roll_out_apart(
-    act: Act, env: Environment, episodes: int, seeds: Sequence[int]
+    act: Act, env: Environment, episodes: int, seeds: Sequence[int], window: Window = PLAIN
 ) -> list[Episodes]:
     """`roll_out_seeds` with the environments in another process; `act` stays in this one.
 
@@ -40,7 +41,7 @@ def roll_out_apart(
     if not _running:
         _running.append(RolloutProcess(env))
     try:
-        return _running[0].roll_out(act, episodes, seeds)
+        return _running[0].roll_out(act, episodes, seeds, window)
     except BaseException:
         end_process()
         raise
@@ -71,10 +72,12 @@ class RolloutProcess:
             self.end()
             raise
 
-    def roll_out(self, act: Act, episodes: int, seeds: Sequence[int]) -> list[Episodes]:
+    def roll_out(
+        self, act: Act, episodes: int, seeds: Sequence[int], window: Window
+    ) -> list[Episodes]:
         """See `roll_out_apart`."""
         assert self.env.timeout is not None
-        self.connection.send((episodes, list(seeds)))
+        self.connection.send((episodes, list(seeds), window))
         steps, where = 0, "while it was made and reset"
         while True:
             kind, content = self.receive(self.env.timeout, where)
@@ -142,9 +145,9 @@ def serve(connection: Connection, env: Environment, spec: EnvSpec | None) -> Non
     with contextlib.suppress(EOFError, OSError):  # the other process has gone
         connection.send((READY, None))
         while True:
-            episodes, seeds = connection.recv()
+            episodes, seeds, window = connection.recv()
             try:
-                played = roll_out_seeds(act, env.make, episodes, seeds, env.parallel)
+                played = roll_out_seeds(act, env.make, episodes, seeds, env.parallel, window)
                 connection.send((OVER, played))
             except (EnvironmentFailure, InputError) as error:
                 connection.send((FAILED, str(error)))

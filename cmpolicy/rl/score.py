@@ -11,8 +11,16 @@ from dataclasses import dataclass, replace
 import torch
 
 from cmpolicy.errors import InputError
+from cmpolicy.policy.action_chunks import Window
 from cmpolicy.rl.environments import Environment
-from cmpolicy.rl.rollout import Act, EnvironmentFailure, Episodes, for_one_seed, roll_out_seeds
+from cmpolicy.rl.rollout import (
+    PLAIN,
+    Act,
+    EnvironmentFailure,
+    Episodes,
+    for_one_seed,
+    roll_out_seeds,
+)
 from cmpolicy.rl.rollout_process import roll_out_apart
 
 log = logging.getLogger("cmpolicy")
@@ -96,15 +104,17 @@ def failures_named() -> Iterator[None]:
         raise EnvironmentFailure(str(error)) from error
 
 
-def play(act: Act, env: Environment, episodes: int, seeds: Sequence[int]) -> list[Episodes]:
+def play(
+    act: Act, env: Environment, episodes: int, seeds: Sequence[int], window: Window
+) -> list[Episodes]:
     """Roll out for each of R seeds; in a process of its own if `env` has a timeout.
 
     Raises:
         EnvironmentFailure: names the environment, the episode and the step.
     """
     if env.timeout is not None:
-        return roll_out_apart(act, env, episodes, seeds)
-    return roll_out_seeds(act, env.make, episodes, seeds, env.parallel)
+        return roll_out_apart(act, env, episodes, seeds, window)
+    return roll_out_seeds(act, env.make, episodes, seeds, env.parallel, window)
 
 
 def evaluate_agent(
@@ -114,10 +124,11 @@ def evaluate_agent(
     episodes: int,
     seed: int,
     device: torch.device | str = "cpu",
+    window: Window = PLAIN,
 ) -> Score:
     """Roll out and score; the policy's noise has a generator of its own, seeded by `seed`."""
     generator = torch.Generator(device=device).manual_seed(seed)
-    [rolled] = play(for_one_seed(act_with(generator)), env, episodes, [seed])
+    [rolled] = play(for_one_seed(act_with(generator)), env, episodes, [seed], window)
     return score_of(rolled, references)
 
 
@@ -128,8 +139,9 @@ def evaluate_agents(
     episodes: int,
     seeds: Sequence[int],
     device: torch.device | str = "cpu",
+    window: Window = PLAIN,
 ) -> list[Score]:
     """`evaluate_agent` for each of R seeds; one call of what acts for all, (R, N, …), a step."""
     generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
-    rolled = play(act_with(generators), env, episodes, seeds)
+    rolled = play(act_with(generators), env, episodes, seeds, window)
     return [score_of(each, references) for each in rolled]

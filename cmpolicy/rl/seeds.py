@@ -64,9 +64,11 @@ class OfflineRLSeeds:
         """Evaluate the agents as they stand, all at once."""
         env, references = self.tasks[0].env, self.tasks[0].references
         assert env is not None, "seeds= refuses env.id=none"
-        act_with = self.learner.act_with
+        act_with, window = self.learner.act_with, self.learner.core.policy.window
         with failures_named():
-            return evaluate_agents(act_with, env, references, episodes, seeds, self.device)
+            return evaluate_agents(
+                act_with, env, references, episodes, seeds, self.device, window
+            )
 
     def evaluate(self, step: int) -> list[Evaluation]:
         """What `OfflineRL.evaluate` gives for each seed."""
@@ -114,6 +116,7 @@ class StackedBatches:
 
     def __init__(self, dataset: TransitionDataset, generators: Sequence[torch.Generator]) -> None:
         self.dataset, self.generators = dataset, list(generators)
+        self.frames = dataset.frames
 
     def sample(self, batch_size: int) -> TransitionBatch:
         """For each seed what `TransitionDataset.sample` would give it."""

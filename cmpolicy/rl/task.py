@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from cmpolicy.agents import AGENTS, Agent, Spaces
+from cmpolicy.agents.critic_agent import CriticConfig
 from cmpolicy.datasets.resolve import resolve_dataset
 from cmpolicy.datasets.rewards import reward_transform
 from cmpolicy.datasets.transitions import TransitionDataset
@@ -30,6 +32,7 @@ from cmpolicy.rl.evaluation_environment import (
     spaces_of_data,
 )
 from cmpolicy.rl.evaluation_log import log_actions, log_video
+from cmpolicy.rl.goals import with_future_goals
 from cmpolicy.rl.learning_curve import draw_learning_curve
 from cmpolicy.rl.online import OnlineData
 from cmpolicy.rl.rollout import Act, EnvironmentFailure
@@ -84,6 +87,11 @@ class OfflineRL:
             self.references = references_of(self.env.id, dataset.info)
             comparable = dataset.info.comparable and is_same_task(self.env.id, dataset.info)
             self.info = replace(dataset.info, comparable=comparable)
+        if config.dataset.future_goals and self.env is not None:
+            copies = config.dataset.future_goals
+            dataset = with_future_goals(dataset, self.env, copies, config.seed)
+            self.info = replace(dataset.info, comparable=self.info.comparable)
+        see_pictures(config, dataset)
         self.learner = build_agent(config, self.spaces).to(device)
         dataset = dataset.to(device)
         transform = reward_transform(dataset, env.reward)
@@ -123,8 +131,11 @@ class OfflineRL:
         """Evaluate the learner as it stands."""
         if self.env is None:
             return NO_SCORE
+        window = self.learner.policy.window
         with failures_named():
-            return evaluate_agent(self.act, self.env, self.references, episodes, seed, self.device)
+            return evaluate_agent(
+                self.act, self.env, self.references, episodes, seed, self.device, window
+            )
 
     def evaluate(self, step: int) -> Evaluation:
         """The evaluation during training, on environment seeds of its own."""
@@ -244,6 +255,26 @@ class OfflineRL:
         }
 
 
+def see_pictures(config: RLConfig, dataset: TransitionDataset) -> None:
+    """Give the policy an encoder, where observations are pictures.
+
+    Raises:
+        InputError: for an agent with critics, whose networks take vectors.
+    """
+    shape, policy = dataset.info.picture_shape, config.agent.policy
+    if shape is None:
+        return
+    if isinstance(config.agent, CriticConfig):
+        raise InputError(
+            f"agent {config.agent.name} has critics of vectors, and the observations are pictures "
+            f"of shape {shape}; choose agent=bc or agent=weighted_bc"
+        )
+    made = {"shape": shape, "vector": dataset.obs_dim - math.prod(shape)}
+    options = {**made, **policy.encoder_options}
+    encoder = policy.encoder or "conv"
+    config.agent.policy = replace(policy, encoder=encoder, encoder_options=options)
+
+
 def load_dataset(config: RLConfig) -> TransitionDataset:
     """Load the data that a configuration names, with the rewards as recorded.
 
@@ -256,7 +287,7 @@ def load_dataset(config: RLConfig) -> TransitionDataset:
             "the data of this run were given in Python; go on with "
             "cmpolicy.fit(data, env, resume=RUN), or give dataset.path=FILE"
         )
-    if dataset.path is None and not (env.d4rl_id or env.minari_id):
+    if dataset.path is None and not (env.d4rl_id or env.minari_id or env.ogbench_id):
         raise InputError(
             "no task: give env=NAME, such as env=hopper-medium, or dataset.path=FILE with env.id=ID"
         )
@@ -266,6 +297,7 @@ def load_dataset(config: RLConfig) -> TransitionDataset:
         env.minari_id,
         dataset.source,
         dataset.path,
+        ogbench_id=env.ogbench_id,
         max_episode_steps=env.max_episode_steps,
         registered_limit=registered_limit(env.id),
     )

@@ -25,6 +25,7 @@ class EnvConfig:
         d4rl_max_episode_steps: where D4RL cuts the episodes of that environment, if not where
             Gymnasium does.
         minari_id: the Minari dataset.
+        ogbench_id: OGBench's name of the task, data and scene and which of its goals.
         reward: a name in `cmpolicy.datasets.rewards`.
     """
 
@@ -36,6 +37,7 @@ class EnvConfig:
     d4rl_env_id: str | None = None
     d4rl_max_episode_steps: int | None = None
     minari_id: str | None = None
+    ogbench_id: str | None = None
     reward: str = "none"
 
     def __post_init__(self) -> None:
@@ -85,6 +87,10 @@ def _antmaze(maze: str) -> EnvConfig:
     )
 
 
+def _pointmaze(maze: str) -> EnvConfig:
+    return EnvConfig(f"pointmaze-{maze}", minari_id=f"D4RL/pointmaze/{maze}-v2")
+
+
 def _kitchen(behaviour: str) -> EnvConfig:
     return EnvConfig(
         f"kitchen-{behaviour}",
@@ -92,6 +98,22 @@ def _kitchen(behaviour: str) -> EnvConfig:
         d4rl_env_id="FrankaKitchen-v1",
         minari_id=f"D4RL/kitchen/{behaviour}-v2",
     )
+
+
+# Others are given as env.ogbench_id=NAME. Those that have no task's number are the one task by
+# which their scene is known.
+OGBENCH = (
+    *(f"cube-{cubes}-play" for cubes in ("single", "double", "triple", "quadruple")),
+    *("scene-play", "puzzle-3x3-play", "puzzle-4x4-play"),
+    *(f"pointmaze-{maze}-{way}" for maze in ("medium", "large") for way in ("navigate", "stitch")),
+    *("antmaze-large-navigate", "antmaze-giant-navigate", "antsoccer-arena-navigate"),
+    *("humanoidmaze-medium-navigate", "humanoidmaze-large-navigate"),
+)
+
+
+def _ogbench(data: str, task: str) -> EnvConfig:
+    name = f"{data}-singletask{task}-v0"
+    return EnvConfig(name, ogbench_id=name)
 
 
 BEHAVIOURS = ("random", "medium", "medium-replay", "medium-expert", "expert", "simple")
@@ -103,7 +125,10 @@ TASKS: dict[str, EnvConfig] = {
         *(_adroit(task, who) for task in ADROIT for who in ("human", "cloned", "expert")),
         *map(_antmaze, ("umaze", "umaze-diverse", "medium-play", "medium-diverse")),
         *map(_antmaze, ("large-play", "large-diverse")),
+        *map(_pointmaze, ("open", "umaze", "medium", "large")),
+        *map(_pointmaze, ("open-dense", "umaze-dense", "medium-dense", "large-dense")),
         *map(_kitchen, ("complete", "partial", "mixed")),
+        *(_ogbench(data, f"-task{i}" if i else "") for data in OGBENCH for i in range(6)),
     )
 }
 register_task = registering("task", TASKS)

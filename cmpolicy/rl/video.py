@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cmpolicy.errors import InputError
+from cmpolicy.policy.action_chunks import ChunkQueue, Window
 from cmpolicy.rl.environments import Environment
-from cmpolicy.rl.rollout import Act
+from cmpolicy.rl.rollout import PLAIN, Act
 
 
 def check_video() -> None:
@@ -21,7 +23,9 @@ def check_video() -> None:
         raise InputError("a video needs imageio: pip install -e '.[video]'")
 
 
-def write_video(act: Act, environment: Environment, path: Path, seed: int) -> Path:
+def write_video(
+    act: Act, environment: Environment, path: Path, seed: int, window: Window = PLAIN
+) -> Path:
     """Play one episode and write it as an MP4 at the environment's frame rate.
 
     Raises:
@@ -33,7 +37,12 @@ def write_video(act: Act, environment: Environment, path: Path, seed: int) -> Pa
     env = environment.make(render_mode="rgb_array")
     try:
         fps = float(env.metadata.get("render_fps", 30))
-        imageio.mimwrite(path, list(frames(act, env, seed)), fps=fps, macro_block_size=2)
+        imageio.mimwrite(
+            path,
+            list(frames(functools.partial(ChunkQueue(window).act, act), env, seed)),
+            fps=fps,
+            macro_block_size=2,
+        )
     finally:
         env.close()
     return path

@@ -70,7 +70,7 @@ def test_all_are_measured_in_one_run(
     latency.main(options)
     result = json.loads((out / "latency.json").read_text())
     rows = {(r["what"], r["network"], r["observations"]): r for r in result["rows"]}
-    assert len(rows) == len(result["rows"]) == 15
+    assert len(rows) == len(result["rows"]) == 16
     assert all(0 < r["median_us"] <= r["p99_us"] for r in rows.values())
     table = (out / "latency.md").read_text()
     assert sum(line.startswith("| ") for line in table.splitlines()) == 1 + len(rows)

@@ -485,3 +485,15 @@ def test_the_interquartile_mean_is_that_of_the_middle_half(load: Any) -> None:
 def test_the_scripts_are_small() -> None:
     for file in [*BENCHMARKS.glob("offline_rl*.py"), *(BENCHMARKS / "peers").glob("*.py")]:
         assert len(file.read_text(encoding="utf-8").splitlines()) <= 320
+
+
+def test_tasks_of_ogbench_are_told_where_their_file_is(load: Any, tmp_path: Path) -> None:
+    data = load("offline_rl_data")
+    name = "cube-single-play-singletask-task2-v0"
+    with pytest.raises(SystemExit, match="generate_ogbench"):
+        data.task_overrides(name, SimpleNamespace(data=str(tmp_path)))
+    (tmp_path / "cube-single-play-v0.npz").touch()
+    told = data.task_overrides(name, SimpleNamespace(data=str(tmp_path)))
+    path = (tmp_path / "cube-single-play-v0.npz").resolve()
+    assert told == [f"env={name}", "eval.parallel=4", f"dataset.path='{path}'"]
+    assert data.task_overrides(name, SimpleNamespace(data=None)) == told[:2]

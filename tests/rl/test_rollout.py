@@ -12,6 +12,7 @@ import pytest
 from gymnasium.spaces import Box
 
 from cmpolicy.array_types import FloatArray
+from cmpolicy.policy.action_chunks import Window
 from cmpolicy.rl.environments import Environment
 from cmpolicy.rl.rollout import (
     EnvironmentFailure,
@@ -282,3 +283,15 @@ def test_mean_and_standard_error_by_hand() -> None:
     # variance ((−2)² + (−1)² + 3²)/2 = 7, of the mean 7/3
     assert episodes.standard_error == pytest.approx((7 / 3) ** 0.5)
     assert Episodes(np.array([4.0]), np.array([1])).standard_error == 0.0
+
+
+def test_chunks_and_histories_begin_anew_with_every_episode() -> None:
+    seen = []
+
+    def act(observations: Any) -> Any:
+        seen.append(observations[0].tolist())
+        return np.zeros((len(observations), 3), np.float32)
+
+    rolled = roll_out(act, Countdown, 3, 2, parallel=1, window=Window(3, execute=2, history=2))
+    assert rolled.lengths.tolist() == [2, 3, 4]
+    assert seen == [[2, 2], [3, 3], [2, 1], [4, 4], [3, 2]]

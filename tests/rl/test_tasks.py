@@ -27,7 +27,7 @@ def compose(*overrides: str) -> RLConfig:
 
 
 def test_every_d4rl_dataset_is_a_task_and_everything_named_exists() -> None:
-    assert len(TASKS) == 40
+    assert len(TASKS) == 40 + 8 + 16 * 6
     assert {task.d4rl_id for task in TASKS.values()} - {None} == set(D4RL_FILES)
     for name, task in TASKS.items():
         assert task.name == name
