@@ -66,9 +66,7 @@ class OfflineRLSeeds:
         assert env is not None, "seeds= refuses env.id=none"
         act_with, window = self.learner.act_with, self.learner.core.policy.window
         with failures_named():
-            return evaluate_agents(
-                act_with, env, references, episodes, seeds, self.device, window
-            )
+            return evaluate_agents(act_with, env, references, episodes, seeds, self.device, window)
 
     def evaluate(self, step: int) -> list[Evaluation]:
         """What `OfflineRL.evaluate` gives for each seed."""
