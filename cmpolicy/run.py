@@ -163,6 +163,12 @@ class Run:
         path = self.path / f"video-{self.checkpoint}.mp4"
         return write_video(act, self.record.environment(env), path, seed, self.policy.window)
 
+    def report(self, path: str | PathLike[str] | None = None) -> Path:
+        """Write a page about this run, report.html in its directory unless `path` is given."""
+        from cmpolicy.comparison.page import write_report
+
+        return write_report([self.path], self.path / "report.html" if path is None else path)
+
     def export(
         self, path: str | PathLike[str], format: str = "onnx", *, mode_of: int | None = None
     ) -> Path:
