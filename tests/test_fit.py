@@ -225,7 +225,7 @@ def test_exported_and_evaluated_by_the_commands_functions(trained: Run) -> None:
         ({"env": lambda: 3}, "env <lambda> made 3, expected a gymnasium.Env"),
         ({"env": 7}, "env is 7, expected a Gymnasium id"),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=lambda value: str(value)[:40].partition(" at 0x")[0],
 )
 def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(
     changes: dict[str, Any], reason: str, here: Path
