@@ -69,7 +69,7 @@ def test_keyword_arguments_reach_the_environment() -> None:
         (VECTOR, Box(-1, 1, (2, 3)), "action space"),
         (VECTOR, Dict(a=VECTOR), "action space"),
         (Discrete(5), VECTOR, "observation space"),
-        (Box(0, 255, (8, 8, 3), np.uint8), VECTOR, "observation space"),
+        (Box(0, 255, (8, 8), np.uint8), VECTOR, "observation space"),
     ],
 )
 def test_spaces_that_no_policy_here_can_serve(
