@@ -42,9 +42,6 @@ COLUMNS = ("part", "kind", "number", "count", "wrong")
 
 
 def main(arguments: list[str]) -> None:
-    if "--help" in arguments:
-        print(__doc__)
-        return
     options = read_options(arguments, DEFAULTS)
     logging.disable(logging.WARNING)  # of the files that are read
     import_everything()

@@ -36,7 +36,7 @@ def compose(*overrides: str, config: str = "rl") -> Any:
 
 def test_every_configuration_file_is_known_here() -> None:
     found = {p.relative_to(CONFIG_PATH).as_posix() for p in Path(CONFIG_PATH).rglob("*.yaml")}
-    commands = {"rl", "toy", "image", "evaluate", "export", "sample", "edit"}
+    commands = {"rl", "toy", "image", "evaluate", "select", "export", "sample", "edit"}
     known = {f"{command}.yaml" for command in commands}
     known |= {f"{group}/{name}.yaml" for group in NAMES for name in NAMES[group]}
     assert found == known
