@@ -24,10 +24,11 @@ def log_actions(task: OfflineRL, run: RunDirectory, step: int) -> None:
     """Histograms of each dimension of the policy's actions and of the data's, in equal states."""
     data = task.dataset if isinstance(task.dataset, TransitionDataset) else task.dataset.offline
     index = torch.linspace(0, len(data.actions) - 1, STATES, device=data.actions.device).long()
+    batch = data.at(index)
     generator = torch.Generator(task.device).manual_seed(task.eval_seed(step))
     with preserved_random_state():
-        own = task.learner.act(data.observations[index].cpu().numpy(), generator=generator)
-    theirs = data.actions[index].cpu().numpy()
+        own = task.learner.act(batch.observations.cpu().numpy(), generator=generator)
+    theirs = batch.actions.cpu().numpy()
     for i in range(theirs.shape[-1]):
         run.log_histogram(step, f"actions_{i}/policy", own[..., i])
         run.log_histogram(step, f"actions_{i}/data", theirs[..., i])

@@ -253,7 +253,7 @@ def test_a_seed_that_diverges_is_named_and_the_others_can_go_on(
     assert str(loop.seeds[2].run.checkpoint_path("last")) in message
     assert f"resume={tmp_path / 'seeds'}/seed-N" in message
     assert "\n" not in message
-    assert {part.run.load_checkpoint("last")["step"] for part in loop.seeds} == {10}
+    assert {part.run.load_checkpoint("last")["step"] for part in loop.seeds} == {12}
     assert_equal_runs(alone(tmp_path / "seeds" / "seed-3", 3).run.path, singles[0].run.path)
 
 

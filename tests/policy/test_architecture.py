@@ -97,7 +97,7 @@ def test_a_module_whose_class_is_not_registered_is_given_when_it_is_loaded(tmp_p
 def test_names_that_no_package_has_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="network 'x' is not installed; there are: mlp, sum"):
         ConsistencyPolicy(3, 2, network="x")
-    with pytest.raises(ValueError, match="encoder 'x' is not installed; there are: tower"):
+    with pytest.raises(ValueError, match="encoder 'x' is not installed; there are: conv, tower"):
         ConsistencyPolicy(3, 2, encoder="x")
     with pytest.raises(ValueError, match=r"network_options do not fit network 'sum'.*depth"):
         ConsistencyPolicy(3, 2, network="sum", network_options={"depth": 3})

@@ -74,7 +74,7 @@ def test_every_second_evaluation_has_a_video(
 ) -> None:
     played = []
 
-    def write(act: Any, environment: Any, path: Path, seed: int) -> Path:
+    def write(act: Any, environment: Any, path: Path, seed: int, window: Any) -> Path:
         played.append((act(np.zeros((1, 11), np.float32)).shape, environment, seed))
         return path
 
