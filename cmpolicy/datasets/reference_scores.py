@@ -23,16 +23,17 @@ REFERENCE_SCORES: dict[str, tuple[float, float]] = {
     "kitchen": (0.0, 4.0),
 }
 
-# The ids under which these tasks are registered, with the rewards that the references are of. Not
+# The ids of tasks, datasets and environments, with the rewards that the references are of. Not
 # AdroitHandDoor-v1, AdroitHandHammer-v1 and AdroitHandRelocate-v1: where D4RL subtracts a tenth of
 # the hand's distance from its target, gymnasium-robotics (1.4.2) adds it.
 _IDS = re.compile(
     r"(Hopper|HalfCheetah|Walker2d)-v[2-5]"
     r"|AdroitHand(Pen)-v1|(AntMaze)_(?:UMaze|Medium|Large)\w*-v[3-5]|Franka(Kitchen)-v1"
-    r"|(hopper|halfcheetah|walker2d)-(?:random|medium|expert|full)(?:-replay|-expert)?-v[0-2]"
-    r"|(pen|hammer|door|relocate)-(?:human|cloned|expert)(?:-longhorizon)?-v[01]"
-    r"|(antmaze)-(?:umaze|medium|large|ultra)(?:-diverse|-play)?-v[0-2]"
-    r"|(kitchen)-(?:complete|partial|mixed)-v0"
+    r"|(hopper|halfcheetah|walker2d)-(?:random|simple|medium|expert|full)"
+    r"(?:-replay|-expert)?(?:-v[0-2])?"
+    r"|(pen|hammer|door|relocate)-(?:human|cloned|expert)(?:-longhorizon)?(?:-v[01])?"
+    r"|(antmaze)-(?:umaze|medium|large|ultra)(?:-diverse|-play)?(?:-v[0-2])?"
+    r"|(kitchen)-(?:complete|partial|mixed)(?:-v0)?"
     r"|mujoco/(hopper|halfcheetah|walker2d)/[\w-]+-v\d+"
     r"|D4RL/(pen|hammer|door|relocate|antmaze|kitchen)/[\w-]+-v\d+"
     rf"|({'|'.join(REFERENCE_SCORES)})"
