@@ -43,7 +43,8 @@ def log_video(task: OfflineRL, run: RunDirectory, step: int) -> None:
     generator = torch.Generator(task.device).manual_seed(seed)
     try:
         with preserved_random_state():
-            write_video(task.act(generator), task.env, path, seed, task.learner.policy.window)
+            window = task.config.agent.policy.window
+            write_video(task.act(generator), task.env, path, seed, window)
     except InputError as error:
         log.warning("no video: %s", error)
         return

@@ -131,7 +131,7 @@ class OfflineRL:
         """Evaluate the learner as it stands."""
         if self.env is None:
             return NO_SCORE
-        window = self.learner.policy.window
+        window = self.config.agent.policy.window
         with failures_named():
             return evaluate_agent(
                 self.act, self.env, self.references, episodes, seed, self.device, window

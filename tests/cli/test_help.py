@@ -66,7 +66,7 @@ def test_only_what_applies_is_listed(shown: Any) -> None:
 def test_a_wrong_choice_is_one_line(command: Any) -> None:
     code, err = command(train, "agent=ad", "--help")
     assert code == 2
-    assert "there is no agent=ad; choose one of: ac, ac_ding_jin" in err
+    assert "agent 'ad' is not installed; choose one of: ac, ac_ding_jin" in err
     assert err.count("\n") == 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -32,8 +31,7 @@ LAUNCHERS = {
 
 def needs(*packages: str) -> None:
     for name in packages:
-        if importlib.util.find_spec(name) is None:
-            pytest.skip(f"{name} is not installed; see the extras `launchers` and `ray`")
+        pytest.importorskip(name, reason="see the extras `launchers` and `ray`")
 
 
 def start(place: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -119,7 +120,9 @@ def test_fifty_runs_started_at_one_moment_have_fifty_directories(
     task: Any = SimpleNamespace(run_name=lambda: "two_gmm/sct")
 
     def start(i: int) -> Path:
-        return training_run.open_directory(config, None, task, Ranks()).path
+        with ExitStack() as locks:
+            automatic = training_run.run_path(config, task)
+            return training_run.new_directory(config, automatic, Ranks(), locks).path
 
     with ThreadPoolExecutor(10) as pool:
         paths = set(pool.map(start, range(50)))
