@@ -62,7 +62,7 @@ def row_of(selection: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]
     values = np.array([p["value"] for p in policies])
     ranks = [np.argsort(np.argsort(x)) for x in (scores, values)]
     chosen = next(p for p in policies if p["step"] == selection["chosen"])
-    settings = {k: v for k, v in selection["settings"].items() if k not in ("run", "data")}
+    settings = {k: v for k, v in selection["settings"].items() if k not in ("run", "held_out")}
     return {
         "policies": len(policies),
         "chosen_step": chosen["step"],

@@ -26,7 +26,7 @@ from cmpolicy.errors import InputError
 from cmpolicy.plugins import find
 from cmpolicy.rl.config import RLConfig, store_names
 from cmpolicy.rl.evaluation_environment import NO_ENVIRONMENT
-from cmpolicy.rl.task import IN_PYTHON
+from cmpolicy.rl.recorded_data import IN_PYTHON
 from cmpolicy.rl.tasks import TASKS
 from cmpolicy.run import Run
 from cmpolicy.training.random_state import preserved_random_state

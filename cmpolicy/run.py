@@ -167,7 +167,7 @@ class Run:
         """Write a page about this run, report.html in its directory unless `path` is given."""
         from cmpolicy.comparison.page import write_report
 
-        return write_report([self.path], self.path / "report.html" if path is None else path)
+        return write_report([self.path], Path(path or self.path / "report.html"))
 
     def export(
         self, path: str | PathLike[str], format: str = "onnx", *, mode_of: int | None = None

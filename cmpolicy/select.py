@@ -1,7 +1,7 @@
 """Choose a checkpoint without a simulator: `python -m cmpolicy.select run=RUN`.
 
-Fitted Q evaluation on the run's data, or on held-out data (`data=FILE`), ranks the policies that
-training kept.
+Fitted Q evaluation on the run's data, or on other episodes (`held_out=FILE`), ranks the policies
+that training kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cmpolicy.datasets.windows import windowed
 from cmpolicy.errors import InputError
 from cmpolicy.policy.consistency_policy import ConsistencyPolicy
 from cmpolicy.rl.config import RLConfig
-from cmpolicy.rl.task import load_dataset
+from cmpolicy.rl.recorded_data import load_dataset
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
@@ -40,7 +40,7 @@ class SelectConfig:
 
     Attributes:
         run: run directory of an agent.
-        data: file or dataset with episodes that the agent has not seen; null for its own data.
+        held_out: file or dataset with episodes that the agent has not seen; null for its own data.
         policies: how many are compared, the last ones of the run.
         updates: of the critics.
         transitions: of the data at most.
@@ -50,7 +50,7 @@ class SelectConfig:
     """
 
     run: str = MISSING
-    data: str | None = None
+    held_out: str | None = None
     policies: int = 10
     updates: int = 10_000
     transitions: int = 50_000
@@ -76,8 +76,8 @@ def select(config: SelectConfig, overrides: list[str]) -> None:
     if trained is None:
         raise InputError(f"{config.run} is not an agent's run; only policies are valued")
     steps = kept_steps(directory)[-config.policies :]
-    if config.data is not None:
-        trained.dataset.path, trained.dataset.source = config.data, "auto"
+    if config.held_out is not None:
+        trained.dataset.path, trained.dataset.source = config.held_out, "auto"
     dataset = load_dataset(trained).to(device)
     policies = [ConsistencyPolicy.load(directory.policy_path(step), device) for step in steps]
     mode_of, window = trained.agent.mode_of, policies[0].window

@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training_run": {
         *("errors", "datasets", "training", "acceleration", "cli", "rl", "images", "toys"),
     },
-    "run": {"errors", "policy", "agents", "training", "cli", "rl"},
+    "run": {"errors", "policy", "agents", "training", "comparison", "cli", "rl"},
     "fitting": {
         *("errors", "plugins", "datasets", "agents", "training", "cli", "rl", "training_run"),
         "run",

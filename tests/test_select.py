@@ -58,7 +58,7 @@ def test_the_policy_of_highest_value_is_chosen(
 
 
 def test_other_data_can_be_given(trained: Path, command: Command) -> None:
-    code, error = command(select, f"run={trained}", "data=nowhere.hdf5", *FEW)
+    code, error = command(select, f"run={trained}", "held_out=nowhere.hdf5", *FEW)
     assert code == 2
     assert "nowhere.hdf5" in error
 

@@ -115,7 +115,11 @@ def test_a_run_leaves_what_the_readme_promises(whole: Any) -> None:
     run, out, err = whole("ac")
     assert sorted(p.name for p in run.parent.iterdir()) == ["run"]
     names = {"config.yaml", "metrics.csv", "results.json", "learning_curve.png", "checkpoints"}
-    assert {p.name for p in run.iterdir()} == names | {"policy.safetensors", "tensorboard"}
+    assert {p.name for p in run.iterdir()} == names | {
+        "policies",
+        "policy.safetensors",
+        "tensorboard",
+    }
     assert sorted(p.stem for p in (run / "checkpoints").iterdir()) == ["best", "last", "previous"]
     assert not list(run.rglob("*.tmp"))
     assert out.splitlines()[-2:] == ["picture: run/learning_curve.png", "run: run"]

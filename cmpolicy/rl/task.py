@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,14 +13,11 @@ import numpy as np
 import torch
 
 from cmpolicy.agents import AGENTS, Agent, Spaces
-from cmpolicy.agents.critic_agent import CriticConfig
-from cmpolicy.datasets.resolve import resolve_dataset
 from cmpolicy.datasets.rewards import reward_transform
 from cmpolicy.datasets.transitions import TransitionDataset
-from cmpolicy.errors import InputError
 from cmpolicy.plugins import find
 from cmpolicy.rl.config import RLConfig
-from cmpolicy.rl.environments import Environment, registered_limit
+from cmpolicy.rl.environments import Environment
 from cmpolicy.rl.evaluation_environment import (
     NO_ENVIRONMENT,
     evaluation_env,
@@ -35,6 +31,7 @@ from cmpolicy.rl.evaluation_log import log_actions, log_video
 from cmpolicy.rl.goals import with_future_goals
 from cmpolicy.rl.learning_curve import draw_learning_curve
 from cmpolicy.rl.online import OnlineData
+from cmpolicy.rl.recorded_data import load_dataset, see_pictures
 from cmpolicy.rl.rollout import Act, EnvironmentFailure
 from cmpolicy.rl.score import NO_SCORE, Score, evaluate_agent, failures_named, no_score
 from cmpolicy.rl.video import check_video
@@ -46,7 +43,6 @@ log = logging.getLogger("cmpolicy")
 EPISODES_AT_MOST = 1_000  # of one evaluation: its episodes have consecutive seeds
 SEEDS_A_RUN = 1_000_000
 OWN = ("numpy",)  # sources of which nobody has published scores
-IN_PYTHON = "python"  # as dataset.source: data that are on no disk
 
 
 class OfflineRL:
@@ -253,54 +249,6 @@ class OfflineRL:
             "environment": self.env and {**asdict(self.env), "reference_returns": self.references},
             "spaces": self.spaces._asdict(),
         }
-
-
-def see_pictures(config: RLConfig, dataset: TransitionDataset) -> None:
-    """Give the policy an encoder, where observations are pictures.
-
-    Raises:
-        InputError: for an agent with critics, whose networks take vectors.
-    """
-    shape, policy = dataset.info.picture_shape, config.agent.policy
-    if shape is None:
-        return
-    if isinstance(config.agent, CriticConfig):
-        raise InputError(
-            f"agent {config.agent.name} has critics of vectors, and the observations are pictures "
-            f"of shape {shape}; choose agent=bc or agent=weighted_bc"
-        )
-    made = {"shape": shape, "vector": dataset.obs_dim - math.prod(shape)}
-    options = {**made, **policy.encoder_options}
-    encoder = policy.encoder or "conv"
-    config.agent.policy = replace(policy, encoder=encoder, encoder_options=options)
-
-
-def load_dataset(config: RLConfig) -> TransitionDataset:
-    """Load the data that a configuration names, with the rewards as recorded.
-
-    Raises:
-        InputError: if it names none that exists, or they were given in Python.
-    """
-    env, dataset = config.env, config.dataset
-    if dataset.source == IN_PYTHON:
-        raise InputError(
-            "the data of this run were given in Python; go on with "
-            "cmpolicy.fit(data, env, resume=RUN), or give dataset.path=FILE"
-        )
-    if dataset.path is None and not (env.d4rl_id or env.minari_id or env.ogbench_id):
-        raise InputError(
-            "no task: give env=NAME, such as env=hopper-medium, or dataset.path=FILE with env.id=ID"
-        )
-    return resolve_dataset(
-        env.name,
-        env.d4rl_id,
-        env.minari_id,
-        dataset.source,
-        dataset.path,
-        ogbench_id=env.ogbench_id,
-        max_episode_steps=env.max_episode_steps,
-        registered_limit=registered_limit(env.id),
-    )
 
 
 def build_agent(config: RLConfig, spaces: Spaces) -> Agent:
