@@ -47,14 +47,15 @@ def sweep_arguments(arguments: Sequence[str]) -> list[str]:
     """What Hydra must be told beside the command line of a sweep: the keys that do not vary."""
     if not FLAGS & set(arguments):
         return []
-    parser, fixed = OverridesParser.create(), []
+    parser, varies = OverridesParser.create(), {}  # the last override of a key counts
     for argument in arguments:
         try:
             override = parser.parse_override(argument)
         except HydraException:  # a flag; or what Hydra itself refuses in a moment
             continue
-        if not override.is_sweep_override() and not override.key_or_group.startswith("hydra"):
-            fixed.append(override.key_or_group)
+        if not override.key_or_group.startswith("hydra"):
+            varies[override.key_or_group] = override.is_sweep_override()
+    fixed = [key for key, does in varies.items() if not does]
     return [
         f"+hydra.callbacks.cmpolicy._target_={Sweep.__module__}.{Sweep.__name__}",
         f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]",

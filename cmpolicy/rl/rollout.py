@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cmpolicy.array_types import FloatArray
 from cmpolicy.policy.action_chunks import ChunkQueue, Window
-from cmpolicy.training.loop import EvaluationFailed
+from cmpolicy.training.protocols import EvaluationFailed
 
 # (N, obs_dim) → (N, action_dim), or (R, N, …); with a window both are those of all its steps
 Act = Callable[[FloatArray], FloatArray]

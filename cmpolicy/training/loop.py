@@ -17,15 +17,11 @@ from cmpolicy.training.distributed import Ranks
 from cmpolicy.training.interruption import Interrupted, InterruptionGuard, StopSignal
 from cmpolicy.training.optimizer_log import OptimizerLog
 from cmpolicy.training.progress import Progress
-from cmpolicy.training.protocols import Dataset, GrowingDataset, Learner
+from cmpolicy.training.protocols import Dataset, EvaluationFailed, GrowingDataset, Learner
 from cmpolicy.training.random_state import GlobalRandomState, RandomState, preserved_random_state
 from cmpolicy.training.run_directory import RunDirectory
 
 log = logging.getLogger("cmpolicy")
-
-
-class EvaluationFailed(RuntimeError):
-    """What the learner is evaluated in failed; the learner itself is as it was."""
 
 
 class DivergedError(RuntimeError):

@@ -8,6 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 
+class EvaluationFailed(RuntimeError):
+    """What the learner is evaluated in failed; the learner itself is as it was."""
+
+
 class Learner(Protocol):
     """What the loop trains."""
 

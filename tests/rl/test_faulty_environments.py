@@ -16,7 +16,7 @@ import torch
 from cmpolicy.rl.config import RLConfig
 from cmpolicy.rl.rollout_process import end_process
 from cmpolicy.train import train
-from cmpolicy.training.loop import EvaluationFailed
+from cmpolicy.training.protocols import EvaluationFailed
 from cmpolicy.training.run_directory import RunDirectory
 
 MODULE = """

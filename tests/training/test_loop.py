@@ -21,10 +21,10 @@ from cmpolicy.training.loggers import TensorBoardLogger
 from cmpolicy.training.loop import (
     DivergedError,
     Evaluation,
-    EvaluationFailed,
     Schedule,
     TrainingLoop,
 )
+from cmpolicy.training.protocols import EvaluationFailed
 from cmpolicy.training.run_directory import RunDirectory
 
 Compare = Callable[[Path, Path], None]
