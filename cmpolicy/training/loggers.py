@@ -6,7 +6,8 @@ import csv
 import importlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from cmpolicy.atomic_file import write_atomically
 from cmpolicy.errors import InputError, needs_extra
 
 Values = npt.NDArray[np.floating[Any]]
+ExceptHook = Callable[[threading.ExceptHookArgs], Any]
 
 
 class Logger:
@@ -81,6 +83,7 @@ class TensorBoardLogger(Logger):
     def __init__(self, run: Path, step: int, config: str) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
+        threading.excepthook = without_threads_of_tensorboard(threading.excepthook)
         self.writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
         self.unnamed: dict[str, Any] | None = hyperparameters(config)
         self.writer.add_text("config", f"```yaml\n{config}\n```", step)
@@ -103,6 +106,20 @@ class TensorBoardLogger(Logger):
 
     def close(self) -> None:
         self.writer.close()
+
+
+def without_threads_of_tensorboard(hook: ExceptHook) -> ExceptHook:
+    """Let `hook` not print what a writing thread raised, which the next call of the writer raises.
+
+    A full disk is then one line.
+    """
+
+    def tell(raised: threading.ExceptHookArgs) -> None:
+        if type(raised.thread).__name__ != "_AsyncWriterThread":
+            hook(raised)
+
+    known = getattr(hook, "__qualname__", "") == tell.__qualname__
+    return hook if known else tell
 
 
 class WandbLogger(Logger):

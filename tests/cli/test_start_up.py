@@ -12,6 +12,8 @@ import pytest
 PROGRAM = """
 import os, runpy, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
+
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,7 +14,13 @@ import pytest
 
 from cmpolicy.cli.run_config import RunConfig
 from cmpolicy.errors import InputError
-from cmpolicy.training.loggers import LOGGERS, Logger, check_installed, check_loggers
+from cmpolicy.training.loggers import (
+    LOGGERS,
+    Logger,
+    TensorBoardLogger,
+    check_installed,
+    check_loggers,
+)
 from cmpolicy.training.run_directory import RunDirectory
 
 CONFIG = "steps: 5\nagent:\n  name: ac\n  hidden: [8, 8]\n  decay: null\n"
@@ -127,3 +135,25 @@ def test_loggers_take_everything(tmp_path: Path) -> None:
     logger.flush()
     logger.close()
     assert all(issubclass(kind, Logger) for kind in LOGGERS.values())
+
+
+def test_a_thread_that_meets_a_full_disk_prints_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    logger = TensorBoardLogger(tmp_path, 0, "a: 1")
+    logger.flush()
+    shutil.rmtree(tmp_path / "tensorboard")  # it cannot write any more
+    with pytest.raises(FileNotFoundError):
+        for step in range(1_000):
+            logger.scalars(step, {"x": 1.0})
+            logger.flush()
+    assert not told
+    other = threading.Thread(target=int, args=("x",))
+    other.start()
+    other.join()
+    assert [raised.exc_type for raised in told] == [ValueError]
+    again = TensorBoardLogger(tmp_path / "again", 0, "a: 1")
+    again.close()
+    assert threading.excepthook.__qualname__.count("without_threads") == 1
