@@ -128,8 +128,13 @@ class Run:
             best_of, mode_of, steps: see `Agent.act`; by default as in training.
 
         Raises:
-            InputError: if the run was trained without an environment, and none is given.
+            InputError: if the run was trained without an environment, and none is given; for
+                fewer than one episode, or an environment that is no id.
         """
+        if episodes < 1:
+            raise InputError(f"episodes must be at least 1, got {episodes}")
+        if env is not None and not isinstance(env, str):
+            raise InputError(f"env is {env!r}, expected the id of a registered environment")
         act = self.acting(best_of, mode_of, steps)
         environment = self.record.environment(env)
         references = self.record.references

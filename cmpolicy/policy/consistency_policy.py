@@ -111,8 +111,7 @@ class ConsistencyPolicy(ActingPolicy):
             ValueError: for other shapes, no rows, NaN or infinity.
         """
         observations, actions = torch.as_tensor(observations), torch.as_tensor(actions)
-        self._check_shapes((len(observations),), observations=observations)
-        self._check_shapes((len(actions),), actions=actions)
+        self._check_shapes((len(observations),), observations=observations, actions=actions)
         mean, unit = mean_and_unit(observations)
         mean, unit = getattr(self.encoder, "units", lambda *measured: measured)(mean, unit)
         self.bound.fit(actions)

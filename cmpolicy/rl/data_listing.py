@@ -115,8 +115,8 @@ def task_lines() -> list[str]:
     for task in TASKS.values():
         if task.name == "custom":
             continue
-        low, high = reference_scores(task.name) or (0.0, 0.0)
-        references = f"{low:.1f} … {high:.1f}"
+        known = reference_scores(task.name)
+        references = "" if known is None else f"{known[0]:.1f} … {known[1]:.1f}"
         copies = copies_of(task)
         if not copies:
             file = D4RL_FILES.get(task.d4rl_id or "")

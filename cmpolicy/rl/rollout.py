@@ -81,7 +81,7 @@ class Episode:
         self.total, self.reward, self.length = 0.0, 0.0, 0
         self.over = self.terminated = False
         with self.named_failure():
-            observation = np.array(env.reset(seed=seed)[0], np.float32)
+            observation = self.checked(env.reset(seed=seed)[0])
         self.observation: FloatArray = np.nan_to_num(observation)
         self.end_unless_finite(observation)
 
@@ -94,7 +94,7 @@ class Episode:
         """Do one action."""
         with self.named_failure():
             observation, reward, terminated, truncated, _ = self.env.step(action)
-            observation, self.reward = np.array(observation, np.float32), number(reward)
+            observation, self.reward = self.checked(observation), number(reward)
         self.length += 1
         self.total += self.reward
         self.terminated = bool(terminated)
@@ -102,6 +102,13 @@ class Episode:
         self.end_unless_finite(observation)
         if not self.failed:
             self.observation = observation
+
+    def checked(self, observation: Any) -> FloatArray:
+        """Take an observation as float32; ValueError if it is not of the declared shape."""
+        array, declared = np.array(observation, np.float32), self.env.observation_space.shape
+        if array.shape != declared:
+            raise ValueError(f"the observation has shape {array.shape}, declared is {declared}")
+        return array
 
     def end_unless_finite(self, observation: FloatArray) -> None:
         """End the episode with NaN as its return where a value is not finite."""

@@ -265,6 +265,30 @@ def test_an_exception_says_in_which_environment_episode_and_step(
     assert "\n" not in str(error.value)
 
 
+class Misdeclared(gymnasium.Env[FloatArray, FloatArray]):
+    """Declares three entries and gives `given`, at the reset or at the first step."""
+
+    observation_space = Box(-1, 1, (3,))
+    action_space = Box(-1, 1, (1,))
+
+    def __init__(self, at_reset: int, at_step: int) -> None:
+        self.at_reset, self.at_step = at_reset, at_step
+
+    def reset(self, **kwargs: Any) -> Any:
+        return np.zeros(self.at_reset), {}
+
+    def step(self, action: FloatArray) -> Any:
+        return np.zeros(self.at_step), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(("sizes", "where"), [((5, 3), "reset"), ((3, 5), "step 1")])
+def test_an_observation_of_another_shape_than_declared_is_the_environments_fault(
+    sizes: tuple[int, int], where: str
+) -> None:
+    with pytest.raises(EnvironmentFailure, match=rf"in {where} .*\(5,\), declared is \(3,\)"):
+        roll_out(lambda obs: np.zeros((len(obs), 1), np.float32), lambda: Misdeclared(*sizes), 1, 0)
+
+
 def test_environments_are_closed_when_the_policy_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[int] = []
     monkeypatch.setattr(Countdown, "close", lambda self: closed.append(1))
