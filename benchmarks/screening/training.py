@@ -31,7 +31,7 @@ class Training(Replicas):
             shares = [data.shares(v.set, v.return_temperature) for v in variants]
             self.shares = torch.stack(shares)
         self.optimizers = {
-            "clone": self.adam(self.clone, RATES["clone"], weight_decay=0.165),
+            "clone": self.adam(self.clone, RATES["clone"], weight_decay=2.5),
             "actor": self.adam(self.actor, RATES["actor"]),
             "critic": self.adam(self.critic, RATES["critic"]),
         }
@@ -39,12 +39,13 @@ class Training(Replicas):
         self.eager_updates = {True: 0, False: 0}
 
     def adam(self, weights: Weights, rate: float, weight_decay: float = 0.0) -> torch.optim.AdamW:
+        """AdamW; `weight_decay` is that of the whole training."""
         for weight in weights:
             weight.requires_grad_()
         cuda = self.device == "cuda"
         lr: Tensor | float = torch.tensor(rate, device=self.device) if cuda else rate
-        options: dict[str, bool] = {"fused": True, "capturable": cuda}
-        return torch.optim.AdamW(weights, lr=lr, weight_decay=weight_decay, **options)
+        decay = weight_decay / (rate * self.total * 0.505)
+        return torch.optim.AdamW(weights, lr=lr, weight_decay=decay, fused=True, capturable=cuda)
 
     def uniform_index(self) -> Tensor:
         """(R, B) int64."""

@@ -49,7 +49,7 @@ class ACConfig(CriticConfig):
     name: str = "ac"
     learning_rate: float = 1e-3
     actor_learning_rate: float = 3e-4
-    weight_decay: float = 0.165
+    weight_decay: float = 2.5
     cosine_decay: bool = True
     discount: float = 0.998
     critic_hidden: list[int] = field(default_factory=lambda: [256, 256, 256])

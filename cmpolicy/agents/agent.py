@@ -52,7 +52,8 @@ class AgentConfig:
         name: of this configuration of it, for the run and the results.
         policy: see `PolicyConfig`.
         learning_rate: of AdamW, for the policy.
-        weight_decay: of AdamW (Loshchilov & Hutter 2019), for the policy.
+        weight_decay: of AdamW, over the whole training: without gradients the policy's weights
+            would shrink by exp(−weight_decay), however long the training is.
         cosine_decay: let learning rates fall to a hundredth over the training.
         ema_decay: of the averaged policy that acts, an update; it rises at first, see
             `rising_decay`. None for an average over `AVERAGED_SHARE` of the training.
@@ -148,10 +149,15 @@ class Agent(nn.Module):
     def add_optimizer(
         self, name: str, module: nn.Module, learning_rate: float, weight_decay: float = 0.0
     ) -> None:
-        """AdamW for a network that trains."""
+        """AdamW for a network that trains; `weight_decay` is that of the whole training."""
         self.learning_rates[name] = learning_rate
+        full = float(self.total_steps)  # updates at the full rate with as large a sum of rates
+        if self.config.cosine_decay:
+            full = (full * (1 + LOWEST_RATE) + 1 - LOWEST_RATE) / 2
+        # AdamW shrinks weights to 1 − rate · decay an update, which must not pass 0
+        decay = -math.expm1(-weight_decay / full) / learning_rate
         own = [p for p in module.parameters() if p.requires_grad]
-        adam = torch.optim.AdamW(own, learning_rate, weight_decay=weight_decay, fused=True)
+        adam = torch.optim.AdamW(own, learning_rate, weight_decay=decay, fused=True)
         self.optimizers[name] = adam
 
     def scheduled(self, learning_rate: float) -> float | Tensor:
@@ -274,7 +280,10 @@ class Agent(nn.Module):
         try:
             self.load_state_dict(state["modules"])
             for name, optimizer in self.optimizers.items():
+                decays = [group["weight_decay"] for group in optimizer.param_groups]
                 optimizer.load_state_dict(state["optimizers"][name])
+                for group, decay in zip(optimizer.param_groups, decays, strict=True):
+                    group["weight_decay"] = decay  # by the length of training, which may be another
         except (KeyError, RuntimeError, ValueError) as error:
             agent, reason = self.config.name, " ".join(str(error).split())[:200]
             raise InputError(f"the checkpoint does not fit agent {agent}: {reason}") from error

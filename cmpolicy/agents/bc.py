@@ -22,7 +22,7 @@ class BCConfig(AgentConfig):
     algorithm: str = "bc"
     name: str = "bc"
     learning_rate: float = 1e-3
-    weight_decay: float = 0.165
+    weight_decay: float = 2.5
     cosine_decay: bool = True
     mode_of: int = 1
 

@@ -520,20 +520,35 @@ def shrunk(agent: Agent, name: str, module: nn.Module, updates: int) -> float:
     return share
 
 
-def test_weights_decay_at_adamws_rate_however_long_the_training_is() -> None:
-    for total in (10, 1_000_000):
-        agent = build("bc", total=total, learning_rate=1e-2, weight_decay=0.5, cosine_decay=False)
-        left = shrunk(agent, "policy", agent.policy.network, 10)
-        assert left == pytest.approx((1 - 1e-2 * 0.5) ** 10, rel=1e-4)
+@pytest.mark.parametrize("learning_rate", [1e-4, 1e-2])
+@pytest.mark.parametrize(
+    ("cosine_decay", "total", "tolerance"),
+    [(False, 1, 1e-5), (False, 7, 1e-5), (False, 1000, 2e-4), (True, 1, 1e-5), (True, 1000, 3e-3)],
+)
+def test_weights_decay_over_the_whole_training(
+    learning_rate: float, cosine_decay: bool, total: int, tolerance: float
+) -> None:
+    """However long that is, and whatever the rate: e^−2.5 of them would be left."""
+    options = {"learning_rate": learning_rate, "cosine_decay": cosine_decay}
+    agent = build("bc", total=total, weight_decay=2.5, **options)
+    left = shrunk(agent, "policy", agent.policy.network, total)
+    assert left == pytest.approx(np.exp(-2.5), rel=tolerance)
 
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_weights_decay_where_data_is_imitated_alone(name: str) -> None:
-    agent = build(name, weight_decay=200.0)
+    agent = build(name, weight_decay=2.5)
     learned = "clone" if name == "ac" else "policy"
     for key in agent.optimizers:
         left = shrunk(agent, key, getattr(agent, key), 3)
         assert (left < 0.9) == (key == learned), key
+
+
+def test_a_run_made_longer_decays_by_its_new_length(dataset: TransitionDataset) -> None:
+    short, long = trained("bc", dataset, TOTAL, weight_decay=2.5), build("bc", total=10 * TOTAL)
+    long.load_training_state(short.training_state())
+    decays = [float(a.optimizers["policy"].param_groups[0]["weight_decay"]) for a in (short, long)]
+    assert decays[0] / decays[1] == pytest.approx(10, rel=0.15)
 
 
 def test_a_copy_of_an_agent_is_its_own(dataset: TransitionDataset) -> None:
