@@ -28,7 +28,7 @@ def two_ways(count: int = 2000) -> TransitionDataset:
 
 def agent_for(total: int) -> ConsistencyBC:
     config = BCConfig(
-        policy=PolicyConfig(hidden=[64, 64]), learning_rate=2e-3, weight_decay=0.01, ema_decay=0.99
+        policy=PolicyConfig(hidden=[64, 64]), learning_rate=2e-3, weight_decay=0.1, ema_decay=0.99
     )
     return ConsistencyBC(Spaces(1, [-1.0], [1.0]), config, total)
 
@@ -50,10 +50,11 @@ def test_an_update_is_a_step_of_adamw_on_the_consistency_loss_alone() -> None:
             p.copy_(w)
     loss = agent.policy.loss(batch.observations, batch.actions, 0.4)
     gradients = torch.autograd.grad(loss, list(agent.policy.network.parameters()))
-    rate = 2e-3 * (0.01 + 0.99 * (1 + np.cos(np.pi * 4 / 10)) / 2)
+    rates = [2e-3 * (0.01 + 0.99 * (1 + np.cos(np.pi * k / 10)) / 2) for k in range(10)]
+    decay = (1 - np.exp(-0.1 * 2e-3 / sum(rates))) / 2e-3  # e^−0.1 over all ten updates
     for name, weight, gradient, now in zip(names, weights, gradients, after, strict=True):
         # the first step of AdamW: m̂ / (√v̂ + 1e-8) = g / (|g| + 1e-8), and the weight's decay
-        expected = weight - rate * (gradient / (gradient.abs() + 1e-8) + 0.01 * weight)
+        expected = weight - rates[4] * (gradient / (gradient.abs() + 1e-8) + decay * weight)
         torch.testing.assert_close(now, expected, msg=name, rtol=1e-5, atol=1e-6)
 
 
