@@ -18,7 +18,7 @@ from cmpolicy.consistency.randomness import draw_softmax
 from cmpolicy.consistency.sampling import few_step_levels
 from cmpolicy.datasets.transitions import TransitionBatch, TransitionDataset
 from cmpolicy.datasets.windows import windowed
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, one_line
 from cmpolicy.policy.config import PolicyConfig
 from cmpolicy.policy.consistency_policy import ConsistencyPolicy
 
@@ -285,7 +285,7 @@ class Agent(nn.Module):
                 for group, decay in zip(optimizer.param_groups, decays, strict=True):
                     group["weight_decay"] = decay  # by the length of training, which may be another
         except (KeyError, RuntimeError, ValueError) as error:
-            agent, reason = self.config.name, " ".join(str(error).split())[:200]
+            agent, reason = self.config.name, one_line(error)
             raise InputError(f"the checkpoint does not fit agent {agent}: {reason}") from error
 
 

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cmpolicy.cli.keys import check_finite
 from cmpolicy.cli.run_config import RunConfig
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, one_line
 from cmpolicy.plugins import NotInstalledError
 from cmpolicy.training.run_directory import RunDirectory
 
@@ -78,7 +78,7 @@ def load_config(run: RunDirectory, *kinds: type[C]) -> C | None:
     except NotInstalledError as error:
         raise InputError(f"{run.config_path}: {error}") from None
     except (OmegaConfBaseException, *UNREADABLE) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise InputError(
             f"{run.config_path} is damaged or from another version: {reason}"
         ) from error

@@ -7,7 +7,7 @@ from typing import Any
 from cmpolicy.datasets.d4rl_hdf5 import OPTIONAL_KEYS, REQUIRED_KEYS
 from cmpolicy.datasets.time_limit import time_limit
 from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, one_line
 
 
 def load_d4rl_package(dataset_id: str) -> TransitionDataset:
@@ -31,7 +31,7 @@ def _read(dataset_id: str) -> tuple[dict[str, Any], int | None]:
         env = gym.make(dataset_id)
         return env.get_dataset(), getattr(env, "_max_episode_steps", None)
     except Exception as error:  # mujoco-py fails with a plain Exception where it cannot be built
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise InputError(
             f"the d4rl package gives no {dataset_id} here ({type(error).__name__}: {reason}); "
             "use dataset.source=d4rl, which reads the same file without the package"

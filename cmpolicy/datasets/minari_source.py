@@ -80,7 +80,7 @@ def download_minari(dataset_id: str) -> Path:
     try:
         minari.download_dataset(dataset_id)
     except Exception as error:  # each remote raises its own
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise InputError(f"Minari's {dataset_id} does not download ({reason})") from None
     return minari_directory() / dataset_id
 

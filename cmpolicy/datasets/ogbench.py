@@ -17,7 +17,7 @@ from cmpolicy.datasets.array_validation import checked_flags, checked_matrix, ch
 from cmpolicy.datasets.pictures import read_pictures
 from cmpolicy.datasets.transitions import DatasetInfo, TransitionDataset
 from cmpolicy.download import download
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, one_line
 
 OGBENCH_URL = "https://rail.eecs.berkeley.edu/datasets/ogbench"
 SUCCESS = "SuccessReward"  # wrapper of the environment, by which a return is 1 or 0
@@ -114,7 +114,7 @@ def load_ogbench(ogbench_id: str, path: Path) -> TransitionDataset:
     except gymnasium.error.Error as error:
         raise InputError(f"OGBench has no task {ogbench_id}: {error}") from None
     except Exception as error:  # of a zip, an array, a key
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise InputError(f"{path} is not OGBench's {file_name}.npz, or damaged: {reason}") from None
     rewards = checked_vector("rewards", columns["rewards"])
     success = checked_flags("masks", columns["masks"] == 0)

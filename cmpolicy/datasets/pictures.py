@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from cmpolicy.datasets.transitions import LARGE, DatasetInfo, TransitionDataset
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, one_line
 
 MOST = 1 << 24  # pictures: their numbers are exact in float32
 
@@ -34,7 +34,7 @@ def load_npz(path: Path, info: DatasetInfo | None = None) -> TransitionDataset:
             columns = {key: file[key] for key in file.files if key != "observations"}
         pictures = read_pictures(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise InputError(f"{path} is no archive of pictures, or damaged: {reason}") from None
     if "actions" not in columns or not {"terminals", "timeouts"} & columns.keys():
         there = ", ".join(columns)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cmpolicy.errors import InputError
+from cmpolicy.errors import InputError, one_line
 from cmpolicy.policy.action_chunks import ChunkQueue, Window
 from cmpolicy.rl.environments import Environment
 from cmpolicy.rl.rollout import PLAIN, Act
@@ -60,7 +60,7 @@ def frames(act: Act, env: Any, seed: int) -> Iterator[npt.NDArray[np.uint8]]:
         try:
             frame = env.render()
         except Exception as error:  # every OpenGL backend raises its own kind
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise InputError(
                 f"nothing can be rendered here ({reason}); on a machine without a screen set "
                 "MUJOCO_GL=egl or MUJOCO_GL=osmesa"
